@@ -1,0 +1,1 @@
+"""Tasks, grading, sweeps, metrics, statistics, reports."""

@@ -1,0 +1,251 @@
+"""The engine seam: what a model can be asked, in token ids end to end.
+
+An engine is given requests by the context and knows nothing above itself. It may batch requests
+of all live problems together. Three promises hold for every engine and are tested by one
+conformance suite:
+
+- a chain is a function of (weights, prompt ids, sampling, stream): on engines whose capability
+  `token_keyed` is true, also when it is decoded in many requests, because token `t` of a chain
+  uses the random number at counter `t` of its stream;
+- cancelling the awaiting task aborts the request in the engine; what had been decoded has been
+  handed to the request's `sink`;
+- `usage` counts what the engine did, not what was asked for.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from reasoning.errors import CapabilityError
+
+Finish = Literal["stop", "length", "abort"]
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What an engine can do; a strategy's needs are checked against it before anything is spent."""
+
+    sample: bool = True
+    stream: bool = True  # hands over tokens while they are decoded
+    token_ids: bool = True  # prompts and replies as ids, not only text
+    logprobs: bool = True  # log-probabilities of sampled tokens
+    score: bool = True  # log-probabilities of given tokens
+    choose: bool = True  # probabilities of one-token options
+    force: bool = False  # can force the next tokens of a running request
+    pool: bool = False  # per-token scores of a reward head
+    token_keyed: bool = False  # sliced decoding gives the same chain as one request
+    seeds: bool = True  # same stream, same chain
+    continue_turn: bool = True  # can continue an open assistant turn
+    together: bool = False  # groups over one shared KV cache
+
+    def require(self, needs: Sequence[str], *, engine: str, who: str) -> None:
+        """Raise CapabilityError unless every capability named in `needs` is there."""
+        missing = [name for name in needs if not getattr(self, name)]
+        if missing:
+            raise CapabilityError(
+                f"{who} needs {', '.join(missing)}, which engine {engine} does not have; "
+                f"use an engine that does (`reasoning ls engine` shows who can what)"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Sampling parameters, as vLLM defines them. temperature 0 is greedy.
+
+    `stop` strings end a chain right after the token that completes one; with `include_stop` the
+    text keeps the string (the ids always do). `stop_ids` end it at that token, kept in the ids.
+    `logprobs` asks for the sampled token's log-probability (0) and the top k besides (k > 0);
+    values are of the raw model, before temperature and truncation.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    min_tokens: int = 0
+    stop: tuple[str, ...] = ()
+    stop_ids: tuple[int, ...] = ()
+    include_stop: bool = True
+    ignore_eos: bool = False
+    logprobs: int | None = None
+    allowed_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """The random stream of one chain: a 63-bit key; the counter is the chain's token index."""
+
+    key: int
+
+
+@dataclass(frozen=True, slots=True)
+class SampleRequest:
+    """n continuations of one prompt.
+
+    streams: one for each continuation (its length is n).
+    position: the chain's token index of the first new token (0 where the prompt ends); token `t`
+        of the reply uses counter `position + t`.
+    max_tokens: cap for each continuation; stops and EOS end it earlier.
+    priority: lower goes first where the engine has priorities.
+    """
+
+    prompt_ids: tuple[int, ...]
+    max_tokens: int
+    sampling: Sampling
+    streams: tuple[Stream, ...]
+    position: int = 0
+    priority: int = 0
+
+    @property
+    def n(self) -> int:
+        return len(self.streams)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """Log-probability of the token at one position, and the alternatives asked for (id to value)."""
+
+    logprob: float
+    top: dict[int, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One continuation. `ids` are the new tokens only (EOS and stop tokens included)."""
+
+    ids: tuple[int, ...]
+    text: str
+    finish: Finish
+    stop_reason: str | int | None = None
+    logprobs: tuple[TokenLogprob, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineUsage:
+    """What one request really cost. `prefill + cached` is the prompt's length (once for all n)."""
+
+    prefill: int = 0  # prompt tokens computed
+    cached: int = 0  # prompt tokens read from a prefix cache
+    new: int = 0  # tokens decoded
+    abandoned: int = 0  # decoded but never received, after a cancellation
+
+    def __add__(self, other: EngineUsage) -> EngineUsage:
+        return EngineUsage(
+            self.prefill + other.prefill,
+            self.cached + other.cached,
+            self.new + other.new,
+            self.abandoned + other.abandoned,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SampleReply:
+    """The continuations, in the order of the request's streams."""
+
+    completions: tuple[Completion, ...]
+    usage: EngineUsage
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreReply:
+    """scores: one TokenLogprob for each continuation token, in order."""
+
+    scores: tuple[TokenLogprob, ...]
+    usage: EngineUsage
+
+
+@dataclass(frozen=True, slots=True)
+class ChooseReply:
+    """probabilities: one for each option, renormalised over the options; `mass` is their total."""
+
+    probabilities: tuple[float, ...]
+    mass: float
+    usage: EngineUsage
+
+
+@dataclass(frozen=True, slots=True)
+class PoolReply:
+    """values: the reward head's activated output (after sigmoid) at each asked position."""
+
+    values: tuple[float, ...]
+    usage: EngineUsage
+
+
+# Called as sink(index, new_ids, new_text) for continuation `index`, as tokens arrive. Return
+# True to stop that continuation: it ends with finish "abort" and keeps what was handed over.
+Sink = Callable[[int, Sequence[int], str], bool | None]
+
+
+class Tokenizer(Protocol):
+    """What the core needs of a tokenizer."""
+
+    eos_id: int | None
+    vocab_size: int
+
+    def encode(self, text: str) -> list[int]: ...
+
+    def decode(self, ids: Sequence[int]) -> str: ...
+
+    def render(self, messages: Sequence[dict[str, str]]) -> list[int]:
+        """Messages through the chat template (or base format), ready for the assistant's text."""
+        ...
+
+
+class Engine(abc.ABC):
+    """A model that can be asked. Constructed cheaply; `start` loads it; `close` frees it.
+
+    Constructors take (model: str, **arguments) where `model` is what follows the engine's name in
+    a model string, and raise ConfigError for an unknown argument.
+    """
+
+    name: str  # the model string, e.g. "local/countdown-policy"
+    capabilities: Capabilities
+    context_length: int
+    tokenizer: Tokenizer
+
+    @abc.abstractmethod
+    async def start(self) -> None:
+        """Load the model. Raises ModelError or EngineUnavailable. Idempotent."""
+
+    @abc.abstractmethod
+    async def close(self) -> None:
+        """Abort what is open and free the model. Idempotent."""
+
+    @abc.abstractmethod
+    async def sample(self, request: SampleRequest, sink: Sink | None = None) -> SampleReply:
+        """Draw the continuations. With a sink, tokens are handed over as they are decoded."""
+
+    async def score(
+        self, prefix_ids: Sequence[int], continuation_ids: Sequence[int], top: int = 0
+    ) -> ScoreReply:
+        """Log-probabilities of `continuation_ids` after `prefix_ids`, without decoding."""
+        raise CapabilityError(f"engine {self.name} cannot score given tokens")
+
+    async def choose(self, prefix_ids: Sequence[int], option_ids: Sequence[int]) -> ChooseReply:
+        """Probabilities of one-token options after `prefix_ids`, without decoding."""
+        raise CapabilityError(f"engine {self.name} cannot choose between tokens")
+
+    async def pool(self, ids: Sequence[int], positions: Sequence[int]) -> PoolReply:
+        """The reward head's output at `positions` (indices into ids, ascending)."""
+        raise CapabilityError(f"engine {self.name} has no reward head")
+
+    @abc.abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """What decides the output besides the request: weights hash, dtype, engine and version.
+
+        Goes into content hashes and run headers; holds no secret.
+        """
+
+    async def counters(self) -> dict[str, float]:
+        """The engine's own totals since start: `new`, `prefill`, `cached` (tokens). {} if unknown."""
+        return {}
+
+    async def __aenter__(self) -> Engine:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()

@@ -1,0 +1,123 @@
+"""One registry for the six kinds of extension: a name maps to a class or function.
+
+Built-in entries are registered as import strings, so that naming a strategy never imports
+another strategy, and the core never imports torch. Packages of third parties add entries through
+the entry-point group `reasoning.<kind>`; they are found on first use.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable, Iterator
+from importlib.metadata import entry_points
+from typing import Any, TypeVar
+
+from reasoning.errors import ConfigError, UnknownName
+
+T = TypeVar("T")
+
+
+class Registry:
+    """Names of one kind. Values are objects, or `module:attribute` strings imported on first use."""
+
+    def __init__(self, kind: str, builtin: dict[str, str]) -> None:
+        self.kind = kind
+        self._entries: dict[str, Any] = dict(builtin)
+        self._scanned = False
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """Decorator that adds an entry; a name that is taken is an error."""
+
+        def add(value: T) -> T:
+            self._scan()
+            if name in self._entries:
+                raise ConfigError(f"{self.kind} {name!r} is registered twice")
+            self._entries[name] = value
+            return value
+
+        return add
+
+    def get(self, name: str) -> Any:
+        """The object behind `name`. Raises UnknownName with the nearest names."""
+        self._scan()
+        if name not in self._entries:
+            close = difflib.get_close_matches(name, self._entries, n=3)
+            hint = f"did you mean {' or '.join(close)}?" if close else ""
+            raise UnknownName(
+                f"unknown {self.kind} {name!r}: {hint or 'known are ' + ', '.join(self)} "
+                f"(`reasoning ls {self.kind}` lists all)"
+            )
+        value = self._entries[name]
+        if isinstance(value, str):
+            module, _, attribute = value.partition(":")
+            value = self._entries[name] = getattr(importlib.import_module(module), attribute)
+        return value
+
+    def __iter__(self) -> Iterator[str]:
+        self._scan()
+        return iter(sorted(self._entries))
+
+    def __contains__(self, name: object) -> bool:
+        self._scan()
+        return name in self._entries
+
+    def _scan(self) -> None:
+        if self._scanned:
+            return
+        self._scanned = True
+        for point in entry_points(group=f"reasoning.{self.kind}"):
+            if point.name in self._entries:
+                raise ConfigError(
+                    f"{self.kind} {point.name!r} of package "
+                    f"{point.dist.name if point.dist else '?'} is already taken; rename it there"
+                )
+            self._entries[point.name] = point.value
+
+
+strategies = Registry(
+    "strategy",
+    {
+        "single": "reasoning.strategies.best_of_n:Single",
+        "best_of_n": "reasoning.strategies.best_of_n:BestOfN",
+        "majority": "reasoning.strategies.best_of_n:Majority",
+        "weighted": "reasoning.strategies.best_of_n:Weighted",
+        "first_verified": "reasoning.strategies.first_verified:FirstVerified",
+    },
+)
+chain_policies = Registry("chain_policy", {"plain": "reasoning.strategies.chains.plain:Plain"})
+verifiers = Registry(
+    "verifier",
+    {
+        "check": "reasoning.verifiers.check:Check",
+        "prm": "reasoning.verifiers.prm:ProcessReward",
+        "math": "reasoning.verifiers.math_equal:MathCheck",
+    },
+)
+engines = Registry(
+    "engine",
+    {
+        "local": "reasoning.engines.local:LocalEngine",
+        "vllm": "reasoning.engines.vllm:VLLMEngine",
+        "openai": "reasoning.engines.openai:OpenAIEngine",
+        "recorded": "reasoning.engines.recorded:RecordedEngine",
+        "scripted": "reasoning.engines.scripted:ScriptedEngine",
+    },
+)
+tasks = Registry(
+    "task",
+    {
+        "countdown": "reasoning.evals.tasks:Countdown",
+        "math500": "reasoning.evals.tasks:Math500",
+        "gsm8k": "reasoning.evals.tasks:GSM8K",
+        "aime24": "reasoning.evals.tasks:AIME24",
+        "aime25": "reasoning.evals.tasks:AIME25",
+        "amc23": "reasoning.evals.tasks:AMC23",
+    },
+)
+allocators = Registry("allocator", {"fixed": "reasoning.allocation.fixed:Fixed"})
+
+KINDS: dict[str, Registry] = {
+    registry.kind: registry
+    for registry in (strategies, chain_policies, verifiers, engines, tasks, allocators)
+}

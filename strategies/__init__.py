@@ -1,0 +1,1 @@
+"""Strategies: how chains of thought are organised. One file a strategy."""

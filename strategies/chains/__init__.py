@@ -1,0 +1,1 @@
+"""Chain policies: how one chain is written."""

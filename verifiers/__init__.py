@@ -1,0 +1,1 @@
+"""Verifiers: what scores partial and finished solutions."""
