@@ -12,6 +12,7 @@ import math
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
+from operator import add, sub
 
 from reasoning.errors import BudgetBreach, BudgetExhausted, ConfigError
 
@@ -52,6 +53,10 @@ class Budget:
             if spec.name in ("tokens", "verifier_passes") and value != math.inf and value % 1:
                 raise ConfigError(f"budget {spec.name}={value!r} must be a whole number")
 
+    def caps(self) -> dict[str, float]:
+        """The caps a ledger enforces, by unit (seconds are a deadline, enforced by the context)."""
+        return {unit: getattr(self, unit) for unit in UNITS if getattr(self, unit) is not None}
+
     def __str__(self) -> str:
         caps = [f"{name}={value:g}" for name, value in asdict(self).items() if value is not None]
         return ", ".join(caps) or "unlimited"
@@ -82,13 +87,29 @@ class Usage:
     money: float = 0.0
 
     def __add__(self, other: Usage) -> Usage:
-        return Usage(*(a + b for a, b in zip(self._values(), other._values(), strict=True)))
+        return Usage(*map(add, self._values(), other._values()))
 
     def __sub__(self, other: Usage) -> Usage:
-        return Usage(*(a - b for a, b in zip(self._values(), other._values(), strict=True)))
+        return Usage(*map(sub, self._values(), other._values()))
 
     def _values(self) -> Iterator[float]:
-        return (getattr(self, spec.name) for spec in fields(self))
+        return (getattr(self, name) for name in _USAGE_FIELDS)
+
+    def scaled(self, share: float, least: Usage) -> Usage:
+        """`share` of this worst case: whole tokens and passes, never under `least`."""
+        return replace(
+            self,
+            tokens=max(least.tokens, math.floor(self.tokens * share + 1e-9)),
+            verifier_passes=max(
+                least.verifier_passes, math.floor(self.verifier_passes * share + 1e-9)
+            ),
+            flops=self.flops * share,
+            eflops=self.eflops * share,
+            money=self.money * share,
+        )
+
+
+_USAGE_FIELDS = tuple(spec.name for spec in fields(Usage))
 
 
 @dataclass(slots=True)
@@ -105,16 +126,16 @@ class Lease:
         if not self.open:
             raise BudgetBreach("a lease was settled twice; this is a bug in the context")
         self.open = False
-        for node in self.ledger.line():
-            node.leased -= self.worst
+        self.ledger._release(self.worst)
         self.ledger.charge(self.role, real)
 
 
 @dataclass(slots=True, eq=False)
 class _Waiter:
+    role: str
     worst: Usage
     least: Usage
-    future: asyncio.Future[Usage]
+    future: asyncio.Future[Lease]
 
 
 class Ledger:
@@ -126,47 +147,46 @@ class Ledger:
         self.name = name
         self.budget = budget or Budget()
         self.parent = parent
-        self.leased = Usage()
-        self.reserved = Usage()  # what child branches with a budget of their own hold
-        self.spent: dict[str, Usage] = {}  # by role
+        self.total = Usage()
+        self.by_role: dict[str, Usage] = {}
+        self.caps: dict[str, float] = self.budget.caps()
+        # Each node of the line to the root, with the units that it answers for: above a branch
+        # with a share, the units of that share are set aside already.
+        self._line: tuple[tuple[Ledger, frozenset[str]], ...] = ((self, frozenset(UNITS)),)
+        if parent is not None:
+            covered = frozenset(self.caps)
+            self._line += tuple((node, units - covered) for node, units in parent._line)
+        self._checks = tuple((n, u) for n, units in self._line for u in n.caps if u in units)
+        self._leased = dict.fromkeys(self.caps, 0.0)
+        self._reserved = dict.fromkeys(self.caps, 0.0)  # what child branches still hold
+        self._open_leases = 0
         self._queue: deque[_Waiter] = deque()
-
-    def line(self) -> Iterator[Ledger]:
-        """This node and those above it, to the root."""
-        node: Ledger | None = self
-        while node is not None:
-            yield node
-            node = node.parent
-
-    @property
-    def total(self) -> Usage:
-        return sum(self.spent.values(), Usage())
+        self._blocked: dict[Ledger, None] = {}  # ledgers whose leases wait for a cap of this node
 
     def remaining(self, unit: str) -> float:
         """What may still be leased of `unit` here, by the tightest cap of the line (inf: none)."""
-        return min(node._free(unit) for node in self.line())
+        return min((node._free(u) for node, u in self._checks if u == unit), default=math.inf)
 
     def branch(self, name: str, share: Budget | None = None) -> Ledger:
         """A child. A share is set aside at once, so what fits there never depends on timing.
 
         Raises BudgetExhausted when the share is more than what is free.
         """
-        if share is not None:
-            amount = Usage(**{u: getattr(share, u) or 0 for u in UNITS})
-            refusal = self._refusal(amount, settled=False)
-            if refusal:
-                raise BudgetExhausted(f"branch {name!r} does not fit: {refusal}")
-            for node in self.line():
-                node.reserved += amount
+        caps = share.caps() if share else {}
+        refusal = self._refusal(Usage(**caps), settled=False)
+        if refusal:
+            raise BudgetExhausted(f"branch {name!r} does not fit: {refusal}")
+        for node, unit in self._checks:
+            node._reserved[unit] += caps.get(unit, 0)
         return Ledger(f"{self.name}/{name}", share, self)
 
-    def close_branch(self, child: Ledger) -> None:
-        """Give back what a branch with a share did not spend."""
-        held = Usage(**{u: getattr(child.budget, u) or 0 for u in UNITS})
-        unspent = replace(held - child.total, **_zero_but_units())
-        for node in self.line():
-            node.reserved -= unspent
-        self._wake()
+    def close(self) -> None:
+        """End a branch: what its share did not spend goes back to the parent."""
+        if self.parent is not None:
+            for node, unit in self.parent._checks:
+                if unit in self.caps:
+                    node._reserved[unit] -= self.caps[unit] - getattr(self.total, unit)
+            self.parent._wake()
 
     async def lease(self, role: str, worst: Usage, least: Usage) -> Lease:
         """Set aside `worst`, or if that never fits, as much of it as does, at least `least`.
@@ -178,69 +198,66 @@ class Ledger:
         if not self._queue:
             granted = self._grant(worst, least)
             if granted is not None:
-                return self._open(role, granted)
-        waiter = _Waiter(worst, least, asyncio.get_running_loop().create_future())
+                return self._hold(role, granted)
+        waiter = _Waiter(role, worst, least, asyncio.get_running_loop().create_future())
         self._queue.append(waiter)
+        for node, _ in self._checks:
+            node._blocked[self] = None
         try:
-            return self._open(role, await waiter.future, taken=True)
+            return await waiter.future
         except asyncio.CancelledError:
-            if waiter in self._queue:
-                self._queue.remove(waiter)
-            elif waiter.future.done() and not waiter.future.exception():
-                self._unlease(waiter.future.result())
+            if waiter.future.done() and not waiter.future.cancelled():
+                waiter.future.result().settle(Usage())
             raise
+
+    def try_lease(self, role: str, worst: Usage) -> Lease | None:
+        """The whole of `worst` at once, or None (also while others wait)."""
+        if self._queue or self._refusal(worst, settled=False):
+            return None
+        return self._hold(role, worst)
 
     def charge(self, role: str, real: Usage) -> None:
         """Book a cost here and above. Raises BudgetBreach if a cap is passed all the same."""
-        for node in self.line():
-            node.spent[role] = node.spent.get(role, Usage()) + real
-        for node in self.line():
-            node._wake()
-        for node in self.line():
-            for unit in UNITS:
-                cap = getattr(node.budget, unit)
+        for node, units in self._line:
+            node.total += real
+            node.by_role[role] = node.by_role.get(role, Usage()) + real
+            for unit in node.caps:
+                if unit not in units:  # held by a share below; now it is spent
+                    node._reserved[unit] -= getattr(real, unit)
+        for node, _ in self._line:
+            for unit, cap in node.caps.items():
                 spent = getattr(node.total, unit)
-                if cap is not None and spent > cap * (1 + 1e-12):
+                if spent > cap * (1 + 1e-12):
                     raise BudgetBreach(
                         f"{node.name}: {unit} {spent:g} passed the cap {cap:g}; an engine returned "
                         f"more than it was asked for, or a lease was too small: report this"
                     )
+        self._wake()
 
-    def _open(self, role: str, granted: Usage, *, taken: bool = False) -> Lease:
-        if not taken:
-            for node in self.line():
-                node.leased += granted
+    def _hold(self, role: str, granted: Usage) -> Lease:
+        for node, _ in self._line:
+            node._open_leases += 1
+        for node, unit in self._checks:
+            node._leased[unit] += getattr(granted, unit)
         return Lease(self, role, granted)
 
-    def _unlease(self, amount: Usage) -> None:
-        for node in self.line():
-            node.leased -= amount
-        for node in self.line():
-            node._wake()
+    def _release(self, granted: Usage) -> None:
+        for node, unit in self._checks:
+            node._leased[unit] -= getattr(granted, unit)
+        for node, _ in self._line:
+            node._open_leases -= 1
+            if not node._open_leases:  # exactly zero when nothing is out: floats must not drift
+                node._leased = dict.fromkeys(node.caps, 0.0)
 
     def _free(self, unit: str, *, settled: bool = False) -> float:
-        cap = getattr(self.budget, unit)
-        if cap is None:
-            return math.inf
-        held = 0.0 if settled else getattr(self.leased, unit)
-        return float(cap - getattr(self.total, unit) - getattr(self.reserved, unit) - held)
-
-    def _fraction(self, worst: Usage, *, settled: bool) -> float:
-        """The largest share of `worst` that fits every cap of the line (at most 1)."""
-        fraction = 1.0
-        for node in self.line():
-            for unit in UNITS:
-                need = getattr(worst, unit)
-                if need > 0:
-                    fraction = min(fraction, max(0.0, node._free(unit, settled=settled)) / need)
-        return fraction
+        held = 0.0 if settled else self._leased[unit]
+        return self.caps[unit] - getattr(self.total, unit) - self._reserved[unit] - held
 
     def _refusal(self, amount: Usage, *, settled: bool) -> str | None:
-        for node in self.line():
-            for unit in UNITS:
-                need, free = getattr(amount, unit), node._free(unit, settled=settled)
-                if need > free:
-                    return f"needs {need:g} {unit}, {node.name} has {max(0.0, free):g} left"
+        for node, unit in self._checks:
+            need, free = getattr(amount, unit), node._free(unit, settled=settled)
+            if need > free:
+                return f"needs {need:g} {unit}, {node.name} has {max(0.0, free):g} left"
         return None
 
     def _grant(self, worst: Usage, least: Usage) -> Usage | None:
@@ -249,47 +266,38 @@ class Ledger:
             return worst
         refusal = self._refusal(least, settled=True)
         if refusal:
-            raise BudgetExhausted(f"{self.name}: {refusal}")
-        if any(self._outstanding(node) for node in self.line()):
+            raise BudgetExhausted(refusal)
+        if any(node._open_leases for node, _ in self._checks):
             return None
-        fraction = self._fraction(worst, settled=False)
-        return replace(
-            worst,
-            tokens=max(least.tokens, math.floor(worst.tokens * fraction + 1e-9)),
-            verifier_passes=max(
-                least.verifier_passes, math.floor(worst.verifier_passes * fraction + 1e-9)
-            ),
-            flops=worst.flops * fraction,
-            eflops=worst.eflops * fraction,
-            money=worst.money * fraction,
+        share = min(
+            max(0.0, node._free(unit)) / getattr(worst, unit)
+            for node, unit in self._checks
+            if getattr(worst, unit) > 0
         )
-
-    @staticmethod
-    def _outstanding(node: Ledger) -> bool:
-        """Whether a capped unit of this node is held by a lease that may still be given back."""
-        return any(
-            getattr(node.budget, u) is not None and getattr(node.leased, u) > 0 for u in UNITS
-        )
+        return worst.scaled(min(1.0, share), least)
 
     def _wake(self) -> None:
+        for node, _ in self._line:
+            for blocked in list(node._blocked):
+                blocked._serve()
+                if not blocked._queue:
+                    for above, _ in blocked._checks:
+                        above._blocked.pop(blocked, None)
+
+    def _serve(self) -> None:
+        """Grant the leases waiting here, in order, as far as they go."""
         while self._queue:
             waiter = self._queue[0]
+            if waiter.future.done():  # cancelled while it waited
+                self._queue.popleft()
+                continue
             try:
                 granted = self._grant(waiter.worst, waiter.least)
             except BudgetExhausted as refused:
                 self._queue.popleft()
-                if not waiter.future.done():
-                    waiter.future.set_exception(refused)
+                waiter.future.set_exception(refused)
                 continue
             if granted is None:
                 return
             self._queue.popleft()
-            if waiter.future.done():
-                continue
-            for node in self.line():
-                node.leased += granted
-            waiter.future.set_result(granted)
-
-
-def _zero_but_units() -> dict[str, int]:
-    return {spec.name: 0 for spec in fields(Usage) if spec.name not in UNITS}
+            waiter.future.set_result(self._hold(waiter.role, granted))
