@@ -1,0 +1,131 @@
+"""The journal: every reply a run received, on disk before the strategy sees it.
+
+One JSON line a record, appended under a lock on the file. A killed process leaves at most a torn
+last line, which is dropped (and cut off) when the run is continued. Keys are (problem,
+configuration, replicate, branch, ordinal, item); a digest of the ask stands beside each, so that
+a replay that asks something else stops instead of answering wrongly.
+
+Before an ask is sent its key is written as an intent; after a kill the intents without a reply
+are what is asked, and paid, again: `asked_again` lists them.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from reasoning.errors import JournalError, ReplayDiverged
+
+Key = tuple[Any, ...]
+
+
+def digest(*parts: Any) -> str:
+    """128-bit hex digest of JSON values."""
+    text = json.dumps(parts, separators=(",", ":"), sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+class Journal:
+    """Records by key. Without a path it keeps nothing: every ask is new."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path
+        self.asked_again: list[Key] = []
+        self._replies: dict[Key, tuple[str, Any, Any]] = {}
+        self._intents: set[Key] = set()
+        self._file: IO[bytes] | None = None
+        if path is not None:
+            self._open(path)
+
+    def find(self, key: Key, ask_digest: str, ask: Any) -> Any | None:
+        """The recorded reply, or None. Raises ReplayDiverged when the recorded ask differs."""
+        found = self._replies.get(key)
+        if found is None:
+            if key in self._intents:
+                self.asked_again.append(key)
+                self._intents.discard(key)
+            return None
+        recorded_digest, reply, recorded_ask = found
+        if recorded_digest != ask_digest:
+            raise ReplayDiverged(
+                f"{self.path}: the run is not continuing as it went before, at {list(key)}.\n"
+                f"  recorded: {json.dumps(recorded_ask)[:400]}\n"
+                f"  asked now: {json.dumps(ask)[:400]}\n"
+                f"Code, settings or data changed since; use a new run folder, or undo the change."
+            )
+        return reply
+
+    def intend(self, keys: list[Key]) -> None:
+        """Note that these are about to be asked."""
+        if self._file is not None:
+            self._write({"i": [list(key) for key in keys]})
+
+    def record(self, key: Key, ask_digest: str, ask: Any, reply: Any) -> None:
+        """Append a reply. It is in the operating system's hands when this returns."""
+        if self._file is not None:
+            self._write({"k": list(key), "d": ask_digest, "a": ask, "r": reply})
+            self._replies[key] = (ask_digest, reply, ask)
+
+    def close(self) -> None:
+        """Flush to disk and unlock."""
+        if self._file is not None:
+            os.fsync(self._file.fileno())
+            self._file.close()
+            self._file = None
+
+    def __len__(self) -> int:
+        return len(self._replies)
+
+    def _write(self, record: dict[str, Any]) -> None:
+        assert self._file is not None
+        self._file.write(json.dumps(record, separators=(",", ":")).encode() + b"\n")
+        self._file.flush()
+
+    def _open(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("ab+")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.close()
+            raise JournalError(
+                f"{path} is in use by another process; wait for it or use another run folder"
+            ) from None
+        file.seek(0)
+        end = 0
+        for record, end in _records(path, file):
+            if "k" in record:
+                key = _key(record["k"])
+                self._replies[key] = (record["d"], record["r"], record["a"])
+                self._intents.discard(key)
+            else:
+                self._intents.update(_key(key) for key in record["i"])
+        file.truncate(end)
+        file.seek(0, os.SEEK_END)
+        self._file = file
+
+
+def _key(parts: list[Any]) -> Key:
+    return tuple(parts)
+
+
+def _records(path: Path, file: IO[bytes]) -> Iterator[tuple[dict[str, Any], int]]:
+    """Whole records and the offset behind each; a torn last line is left out."""
+    end = 0
+    for number, line in enumerate(file, 1):
+        if not line.endswith(b"\n"):
+            return
+        try:
+            record = json.loads(line)
+        except ValueError:
+            raise JournalError(
+                f"{path}:{number} is not a journal record; the file is damaged. Move it away, or "
+                f"cut it before that line to keep what stands above"
+            ) from None
+        end += len(line)
+        yield record, end

@@ -1,0 +1,70 @@
+"""The content-addressed store of replies: a sample is drawn once in a sweep.
+
+The key of a chain is what decides its tokens: model content, prompt ids, sampling and random
+stream, but not the cap, because a chain cut earlier is a prefix of the same chain. So a sweep
+over N, or over budgets, finds what the largest setting drew. Only engines whose chains are a
+function of that key (capability `seeds`) are stored.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+from reasoning.errors import JournalError
+
+
+class ReplyStore:
+    """A SQLite file beside the runs, shared by all of them. Without a path it stores nothing."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._db: sqlite3.Connection | None = None
+        if path is None:
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._db = sqlite3.connect(path, isolation_level=None)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=NORMAL")
+            self._db.execute("PRAGMA busy_timeout=30000")
+            self._db.execute(
+                "CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, reply TEXT NOT NULL)"
+            )
+        except sqlite3.DatabaseError as error:
+            raise JournalError(
+                f"{path} is not a reply store ({error}); move it away to start a new one"
+            ) from None
+
+    def __bool__(self) -> bool:
+        return self._db is not None
+
+    def get(self, keys: list[str]) -> dict[str, Any]:
+        """Those of `keys` that are there."""
+        if self._db is None or not keys:
+            return {}
+        found: dict[str, Any] = {}
+        for start in range(0, len(keys), 500):
+            some = keys[start : start + 500]
+            marks = ",".join("?" * len(some))
+            rows = self._db.execute(
+                f"SELECT key, reply FROM replies WHERE key IN ({marks})",  # noqa: S608 (only ?)
+                some,
+            )
+            found.update((key, json.loads(reply)) for key, reply in rows)
+        return found
+
+    def put(self, replies: dict[str, Any]) -> None:
+        """Keep replies; a longer one replaces a shorter one of the same key."""
+        if self._db is not None and replies:
+            self._db.executemany(
+                "INSERT INTO replies VALUES (?, ?) ON CONFLICT(key) DO UPDATE SET "
+                "reply = excluded.reply WHERE length(excluded.reply) > length(reply)",
+                [(key, json.dumps(r, separators=(",", ":"))) for key, r in replies.items()],
+            )
+
+    def close(self) -> None:
+        if self._db is not None:
+            self._db.close()
+            self._db = None
