@@ -92,6 +92,10 @@ class Usage:
     def __sub__(self, other: Usage) -> Usage:
         return Usage(*map(sub, self._values(), other._values()))
 
+    def sparse(self) -> dict[str, float]:
+        """The fields that are not zero; `Usage(**usage.sparse())` is the same usage."""
+        return {name: value for name in _USAGE_FIELDS if (value := getattr(self, name))}
+
     def _values(self) -> Iterator[float]:
         return (getattr(self, name) for name in _USAGE_FIELDS)
 

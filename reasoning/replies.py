@@ -49,7 +49,7 @@ class ReplyStore:
             some = keys[start : start + 500]
             marks = ",".join("?" * len(some))
             rows = self._db.execute(
-                f"SELECT key, reply FROM replies WHERE key IN ({marks})",  # noqa: S608 (only ?)
+                f"SELECT key, reply FROM replies WHERE key IN ({marks})",
                 some,
             )
             found.update((key, json.loads(reply)) for key, reply in rows)

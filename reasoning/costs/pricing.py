@@ -1,0 +1,71 @@
+"""What asks cost, as Usage in every unit of a budget: worst cases for leases, real costs after."""
+
+from __future__ import annotations
+
+from reasoning.budget import Usage
+from reasoning.costs.kinetics import CostModel
+from reasoning.engines.base import EngineUsage
+
+
+def worst(cost: CostModel, context: int, new: int, n: int) -> Usage:
+    """The most that n chains of `new` tokens after `context` tokens can cost.
+
+    The context is prefilled once at most; each chain may read it from a cache of its own.
+    """
+    return Usage(
+        tokens=n * new,
+        flops=cost.flops(context, 0, context) + n * cost.flops(context, new, 0),
+        eflops=cost.flops(context, 0, context) + n * cost.eflops(context, new, 0),
+        money=cost.money(0, context, 0) + n * cost.money(new, 0, context),
+    )
+
+
+def decoded(cost: CostModel, context: int, work: EngineUsage, *, shared: bool = False) -> Usage:
+    """The cost of decoding `work.new` tokens after `context`.
+
+    shared: another chain of the same request read the context, so its KV is not counted again.
+    """
+    return Usage(
+        tokens=work.new,
+        prefill=work.prefill,
+        cached=work.cached,
+        abandoned=work.abandoned,
+        asks=0 if shared else 1,
+        flops=cost.flops(context, work.new, work.prefill),
+        eflops=cost.eflops(
+            context, work.new, work.prefill, shared=context if shared else 0
+        ),
+        money=cost.money(work.new, work.prefill, work.cached),
+    )
+
+
+def verified(cost: CostModel, context: int, work: EngineUsage) -> Usage:
+    """The cost of one verifier pass over `context` tokens."""
+    flops = cost.flops(context, 0, work.prefill)
+    return Usage(
+        verifier_passes=1,
+        verifier_prefill=work.prefill,
+        verifier_cached=work.cached,
+        flops=flops,
+        eflops=flops,
+        money=cost.money(0, work.prefill, work.cached),
+    )
+
+
+def fitting(cost: CostModel, context: int, cap: int, granted: Usage) -> int:
+    """The most tokens, up to `cap`, that one chain can decode within `granted` at worst."""
+
+    def fits(new: int) -> bool:
+        most = worst(cost, context, new, 1)
+        return all(
+            getattr(most, unit) <= getattr(granted, unit) * (1 + 1e-12)
+            for unit in ("tokens", "flops", "eflops", "money")
+        )
+
+    if fits(cap):
+        return cap
+    low, high = 0, cap
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low

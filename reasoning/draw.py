@@ -1,0 +1,322 @@
+"""The way of a sample ask: journal, lease, store, engine, charge, record.
+
+A Draw is one ask for n chains of one prefix. Chains that the journal knows are replayed. The rest
+is sent in one request when its worst case fits the budget. When it does not, chains are leased
+one by one, in order: one that will fit once earlier ones settle waits, one that fits only in part
+is shortened, and one that cannot fit is left out, all before anything is sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from reasoning.budget import Lease, Usage
+from reasoning.chain import Chain, ChainFinish
+from reasoning.costs import pricing
+from reasoning.engines.base import (
+    Completion,
+    EngineUsage,
+    SampleRequest,
+    Sampling,
+    Stream,
+    TokenLogprob,
+)
+from reasoning.errors import BudgetExhausted, EngineReplyError, Stopped
+from reasoning.journal import Key, digest
+from reasoning.randomness import key as stream_key
+
+if TYPE_CHECKING:
+    from reasoning.context import Context
+
+
+@dataclass(slots=True)
+class _Item:
+    """One chain on its way."""
+
+    child: Chain
+    stream: Stream
+    key: Key
+    digest: str
+    stored_as: str
+    chain: Chain | None = None
+
+
+class Draw:
+    """One ask for n chains of one prefix. `await draw.run()` once."""
+
+    def __init__(
+        self, ctx: Context, prefix: Chain, n: int, role: str, sampling: Sampling, cap: int
+    ) -> None:
+        self.ctx = ctx
+        self.prefix = prefix
+        self.role = role
+        self.engine = ctx.bindings.engine(role)
+        self.cost = ctx.bindings.cost(role)
+        self.sampling = sampling
+        self.cap = cap
+        self.size = len(prefix.prompt_ids) + len(prefix.ids)
+        self.what = {"sample": role, "n": n, "cap": cap, "context": self.size}
+        self.items = self._items(n)
+
+    async def run(self) -> list[Chain]:
+        """The chains, in draw order; fewer than n when the budget or the clock cut some."""
+        fresh = []
+        for item in self.items:
+            reply = self.ctx.journal.find(item.key, item.digest, self.what)
+            if reply is None:
+                fresh.append(item)
+            else:
+                await self._replay(item, reply)
+        if fresh:
+            self.ctx.refuse_if_stopped()
+            lease = self.ctx.ledger.try_lease(
+                self.role, pricing.worst(self.cost, self.size, self.cap, len(fresh))
+            )
+            if lease is not None:
+                await self._send(fresh, lease, self.cap)
+            else:
+                await self._send_one_by_one(fresh)
+        return [item.chain for item in self.items if item.chain is not None]
+
+    def _items(self, n: int) -> list[_Item]:
+        ctx, prefix = self.ctx, self.prefix
+        first = ctx.next_draws(prefix, n)
+        key = ctx.next_key("sample")
+        content = ""
+        if ctx.journal.path is not None or ctx.store:
+            ids = np.asarray(prefix.all_ids, dtype=np.int32).tobytes().hex()
+            content = digest(ctx.identity(self.role), ids, asdict(self.sampling))
+        items = []
+        for index in range(n):
+            child = prefix.drawn(first + index)
+            stream = Stream(stream_key(*ctx.stream_path, child.fork))
+            stored_as = f"{content}-{len(prefix.ids)}-{stream.key:x}"
+            items.append(
+                _Item(child, stream, (*key, index), f"{stored_as}-{self.cap}", stored_as)
+            )
+        return items
+
+    async def _replay(self, item: _Item, reply: dict[str, Any]) -> None:
+        completion = decode(reply)
+        self.ctx.ledger.charge(self.role, Usage(**reply["u"]))
+        if reply["finish"] == "abort":
+            # It lost a race: as then, it does not return, and is cancelled when the race is over.
+            await asyncio.get_running_loop().create_future()
+        self._finish(item, completion, reply["finish"])
+
+    async def _send_one_by_one(self, items: list[_Item]) -> None:
+        least = pricing.worst(self.cost, self.size, 1, 1)
+        most = pricing.worst(self.cost, self.size, self.cap, 1)
+        try:
+            async with asyncio.TaskGroup() as group:
+                for number, item in enumerate(items):
+                    try:
+                        lease = await self.ctx.ledger.lease(self.role, most, least)
+                    except BudgetExhausted:
+                        if number == 0:
+                            raise
+                        self.ctx.note_cut("budget")
+                        return
+                    granted = pricing.fitting(self.cost, self.size, self.cap, lease.worst)
+                    stopped = self.ctx.stopped()
+                    if granted < 1 or stopped:
+                        lease.settle(Usage())
+                        self.ctx.note_cut(stopped or "budget")
+                        return
+                    group.create_task(self._send([item], lease, granted))
+        except BaseExceptionGroup as failed:
+            raise _first(failed) from None
+
+    async def _send(self, items: list[_Item], lease: Lease, granted: int) -> None:
+        """Fetch chains from the store or the engine, charge them, write them down."""
+        known = self._stored(items, granted)
+        wanted = [item for item in items if item.stream.key not in known]
+        work, cut = EngineUsage(), None
+        completions = dict(known)
+        if wanted:
+            self.ctx.journal.intend([item.key for item in wanted])
+            received = _Received(len(wanted))
+            try:
+                reply = await self.ctx.session.call(
+                    self.engine, self.ctx.deadline, lambda: self._ask(wanted, granted, received)
+                )
+                drawn, work = reply.completions, reply.usage
+            except Stopped as stopped:
+                cut, drawn = stopped.status, received.completions()
+                work = received.usage(self.size)
+            except asyncio.CancelledError:
+                self._charge_loser(wanted, received, lease)
+                raise
+            except BaseException:
+                lease.settle(Usage())
+                raise
+            if len(drawn) != len(wanted):
+                lease.settle(pricing.decoded(self.cost, self.size, work))
+                raise EngineReplyError(
+                    f"engine {self.engine.name} returned {len(drawn)} of {len(wanted)} chains"
+                )
+            completions.update((i.stream.key, c) for i, c in zip(wanted, drawn, strict=True))
+        usages = self._usages(items, completions, set(known), work)
+        for item in items:
+            completion = completions[item.stream.key]
+            self._finish(item, completion, _reason(completion, granted < self.cap, cut))
+        lease.settle(sum(usages, Usage()))
+        if cut == "interrupted":
+            return  # a continued run asks for these again
+        self._record(items, completions, usages)
+        if cut is None and self.ctx.store and self.engine.capabilities.seeds:
+            self.ctx.store.put(
+                {item.stored_as: encode(completions[item.stream.key]) for item in wanted}
+            )
+
+    async def _ask(self, items: list[_Item], granted: int, received: _Received) -> Any:
+        received.clear()
+        request = SampleRequest(
+            prompt_ids=self.prefix.all_ids,
+            max_tokens=granted,
+            sampling=self.sampling,
+            streams=tuple(item.stream for item in items),
+            position=len(self.prefix.ids),
+        )
+        return await self.engine.sample(request, received if self.ctx.cancellable else None)
+
+    def _stored(self, items: list[_Item], granted: int) -> dict[int, Completion]:
+        """Completions that the store holds, cut to `granted` tokens, by stream key."""
+        found = self.ctx.store.get([item.stored_as for item in items]) if self.ctx.store else {}
+        known = {}
+        for item in items:
+            if item.stored_as not in found:
+                continue
+            whole = decode(found[item.stored_as])
+            if len(whole.ids) > granted:
+                ids = whole.ids[:granted]
+                text = self.engine.tokenizer.decode(ids)
+                logprobs = whole.logprobs and whole.logprobs[:granted]
+                known[item.stream.key] = Completion(ids, text, "length", None, logprobs)
+            elif whole.finish == "stop" or len(whole.ids) == granted:
+                known[item.stream.key] = whole
+        return known
+
+    def _usages(
+        self,
+        items: list[_Item],
+        completions: dict[int, Completion],
+        known: set[int],
+        work: EngineUsage,
+    ) -> list[Usage]:
+        """The cost of each chain. The request's prefill is booked on the first one drawn; one
+        from the store is charged as if its context had been in the prefix cache."""
+        usages: list[Usage] = []
+        booked = False
+        for index, item in enumerate(items):
+            new = len(completions[item.stream.key].ids)
+            if item.stream.key in known:
+                part = EngineUsage(cached=self.size, new=new)
+                usage = pricing.decoded(self.cost, self.size, part, shared=index > 0)
+                usages.append(usage + Usage(reused=new))
+                continue
+            first, booked = not booked, True
+            part = EngineUsage(work.prefill, work.cached, new) if first else EngineUsage(new=new)
+            usages.append(pricing.decoded(self.cost, self.size, part, shared=not first))
+        return usages
+
+    def _charge_loser(self, items: list[_Item], received: _Received, lease: Lease) -> None:
+        """A cancelled ask: charge what was received, and record that it ended there."""
+        completions = {
+            i.stream.key: c for i, c in zip(items, received.completions(), strict=True)
+        }
+        usages = self._usages(items, completions, set(), received.usage(self.size))
+        lease.settle(sum(usages, Usage()))
+        if not self.ctx.session.halted:
+            for item in items:
+                self._finish(item, completions[item.stream.key], "abort")
+            self._record(items, completions, usages)
+
+    def _finish(self, item: _Item, completion: Completion, finish: ChainFinish) -> None:
+        if finish in ("budget", "deadline"):
+            self.ctx.note_cut(finish)
+        item.chain = item.child.extended(completion, finish, self.engine.tokenizer.eos_id)
+
+    def _record(
+        self, items: list[_Item], completions: dict[int, Completion], usages: list[Usage]
+    ) -> None:
+        for item, usage in zip(items, usages, strict=True):
+            assert item.chain is not None
+            reply = encode(completions[item.stream.key])
+            reply |= {"finish": item.chain.finish, "u": usage.sparse()}
+            self.ctx.journal.record(item.key, item.digest, self.what, reply)
+
+
+class _Received:
+    """A sink that keeps what has come so far."""
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+        self.clear()
+
+    def clear(self) -> None:
+        self.ids: list[list[int]] = [[] for _ in range(self.n)]
+        self.texts: list[str] = [""] * self.n
+
+    def __call__(self, index: int, ids: Sequence[int], text: str) -> None:
+        self.ids[index].extend(ids)
+        self.texts[index] += text
+
+    def completions(self) -> tuple[Completion, ...]:
+        return tuple(
+            Completion(tuple(ids), text, "abort")
+            for ids, text in zip(self.ids, self.texts, strict=True)
+        )
+
+    def usage(self, prompt: int) -> EngineUsage:
+        new = sum(map(len, self.ids))
+        return EngineUsage(prefill=prompt if new else 0, new=new)
+
+
+def encode(completion: Completion) -> dict[str, Any]:
+    """A completion as JSON values."""
+    record: dict[str, Any] = {
+        "ids": list(completion.ids),
+        "text": completion.text,
+        "end": completion.finish,
+    }
+    if completion.stop_reason is not None:
+        record["reason"] = completion.stop_reason
+    if completion.logprobs is not None:
+        record["lp"] = [[lp.logprob, list(lp.top.items())] for lp in completion.logprobs]
+    return record
+
+
+def decode(record: dict[str, Any]) -> Completion:
+    """The completion that `encode` wrote."""
+    logprobs = record.get("lp")
+    return Completion(
+        ids=tuple(record["ids"]),
+        text=record["text"],
+        finish=record["end"],
+        stop_reason=record.get("reason"),
+        logprobs=None
+        if logprobs is None
+        else tuple(TokenLogprob(value, {int(t): p for t, p in top}) for value, top in logprobs),
+    )
+
+
+def _reason(completion: Completion, shortened: bool, cut: str | None) -> ChainFinish:
+    if completion.finish == "stop":
+        return "stop"
+    if completion.finish == "abort":
+        return "deadline" if cut == "deadline" else "abort"
+    return "budget" if shortened else "length"
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The first real error of a task group."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -1,0 +1,46 @@
+"""Prompts: a problem's messages to token ids, once, through the model's own template."""
+
+from __future__ import annotations
+
+from reasoning.engines.base import Engine
+from reasoning.errors import PromptError
+from reasoning.problem import Problem
+
+# Think tags by model family (the start of `model_type`), where the template does not open them.
+THINK_TAGS: dict[str, tuple[str, str]] = {
+    "qwen3": ("<think>", "</think>"),
+    "deepseek": ("<think>", "</think>"),
+    "gpt_oss": ("<|channel|>analysis<|message|>", "<|end|>"),
+    "magistral": ("[THINK]", "[/THINK]"),
+}
+
+
+def render(problem: Problem, engine: Engine) -> tuple[int, ...]:
+    """Prompt ids that end where the assistant's text begins.
+
+    Raises PromptError when the prompt does not fit the model's context.
+    """
+    ids = tuple(engine.tokenizer.render(list(problem.messages)))
+    if not ids:
+        raise PromptError(f"problem {problem.id!r}: the prompt renders to no tokens")
+    if len(ids) >= engine.context_length:
+        raise PromptError(
+            f"problem {problem.id!r}: the prompt has {len(ids)} tokens, the context of "
+            f"{engine.name} is {engine.context_length}; shorten it or use a longer context"
+        )
+    return ids
+
+
+def split_thinking(text: str, family: str) -> tuple[str, str]:
+    """(thinking, answer) of a solution text, by the tags of a model family.
+
+    A text that never closes its thinking is all thinking; one without tags is all answer.
+    """
+    tags = next((t for name, t in THINK_TAGS.items() if family.startswith(name)), None)
+    if tags is None:
+        return "", text
+    opening, closing = tags
+    before, closed, after = text.partition(closing)
+    if closed:
+        return before.removeprefix(opening), after
+    return (text.removeprefix(opening), "") if text.startswith(opening) else ("", text)

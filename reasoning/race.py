@@ -1,0 +1,69 @@
+"""Race: branches whose results are consumed in the order in which they arrive.
+
+Arrival order is journaled, so a replay hands results over in the same order, and a loser that was
+cancelled then is cancelled again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+from reasoning.budget import Usage
+from reasoning.errors import BudgetExhausted
+
+if TYPE_CHECKING:
+    from reasoning.context import Context
+
+
+class Race:
+    """`async with ctx.race() as race:` start branches, `async for name, result in race`.
+
+    Leaving the block cancels what still runs, and waits until it has ended. A branch that the
+    budget refuses drops out; any other error ends the race and is raised.
+    """
+
+    def __init__(self, ctx: Context, name: str) -> None:
+        self._ctx = ctx
+        self._name = name
+        self._running: dict[str, asyncio.Task[Any]] = {}
+
+    def start(self, name: str, work: Callable[[Context], Awaitable[Any]]) -> None:
+        """Run `work` in a branch of its own. Names are unique within the race."""
+        rival = self._ctx.rival(f"{self._name}-{name}")
+        self._running[name] = asyncio.ensure_future(work(rival))
+
+    async def __aenter__(self) -> Race:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        for task in self._running.values():
+            task.cancel()
+        await asyncio.gather(*self._running.values(), return_exceptions=True)
+        self._running.clear()
+
+    async def __aiter__(self) -> AsyncIterator[tuple[str, Any]]:
+        while self._running:
+            name = await self._next_arrival()
+            task = self._running.pop(name)
+            try:
+                result = await task
+            except BudgetExhausted as refused:
+                self._ctx.note_cut(refused.status)
+                continue
+            yield name, result
+
+    async def _next_arrival(self) -> str:
+        ctx = self._ctx
+        key = ctx.next_key("arrival")
+        recorded = ctx.journal.find(key, "", {"arrival": self._name})
+        if recorded is not None:
+            name = str(recorded["v"])
+            await asyncio.wait([self._running[name]])
+            return name
+        await asyncio.wait(self._running.values(), return_when=asyncio.FIRST_COMPLETED)
+        # Of several that are there, the one that was started first.
+        name = next(name for name, task in self._running.items() if task.done())
+        ctx.journal.record(key, "", {"arrival": self._name}, {"v": name, "u": Usage().sparse()})
+        return name

@@ -1,0 +1,108 @@
+"""Session: the engines of a run, what is in flight on them, and the switch that stops it all."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Hashable
+from typing import TypeVar
+
+from reasoning.engines.base import Engine
+from reasoning.errors import DeadlinePassed, EngineUnavailable, Stopped
+from reasoning.journal import digest
+
+T = TypeVar("T")
+
+# How often an ask is repeated after its engine died under it and was started again.
+REVIVALS = 2
+
+
+class Session:
+    """Shared by all problems of a run; lives in one event loop."""
+
+    def __init__(self) -> None:
+        self.halted = False
+        self._calls: set[asyncio.Task[object]] = set()
+        self._started: dict[Engine, None] = {}
+        self._starting = asyncio.Lock()
+        self._identities: dict[Engine, str] = {}
+        self._rendered: dict[Hashable, tuple[int, ...]] = {}
+
+    async def start(self, engines: list[Engine]) -> None:
+        """Load engines that are not loaded yet, one after the other (they share the memory)."""
+        async with self._starting:
+            for engine in engines:
+                if engine not in self._started:
+                    await engine.start()
+                    self._started[engine] = None
+                    self._identities[engine] = digest(engine.identity())
+
+    async def close(self) -> None:
+        """Free every engine, last started first; the first error is raised at the end."""
+        errors = []
+        for engine in reversed(list(self._started)):
+            try:
+                await engine.close()
+            except Exception as error:
+                errors.append(error)
+        self._started.clear()
+        if errors:
+            raise errors[0]
+
+    def identity(self, engine: Engine) -> str:
+        """Digest of what decides the engine's output (weights, dtype, versions)."""
+        return self._identities[engine]
+
+    def rendered(self, key: Hashable, render: Callable[[], tuple[int, ...]]) -> tuple[int, ...]:
+        """A prompt's ids, rendered once."""
+        if key not in self._rendered:
+            self._rendered[key] = render()
+        return self._rendered[key]
+
+    def halt(self) -> None:
+        """Cancel all that is in flight; every further ask raises Stopped. Called on Ctrl-C."""
+        self.halted = True
+        for call in list(self._calls):
+            call.cancel()
+
+    async def call(
+        self, engine: Engine | None, deadline: float | None, ask: Callable[[], Awaitable[T]]
+    ) -> T:
+        """Await an ask that a deadline (loop time) or a halt may cut short.
+
+        Raises DeadlinePassed or Stopped then; a cancellation of the caller stays one. An engine
+        that died is started again and asked again, a few times.
+        """
+        for revival in range(REVIVALS + 1):
+            try:
+                return await self._guarded(deadline, ask)
+            except EngineUnavailable as error:
+                if engine is None or not error.retryable or revival == REVIVALS:
+                    raise
+                await self._revive(engine)
+        raise AssertionError("unreachable")
+
+    async def _guarded(self, deadline: float | None, ask: Callable[[], Awaitable[T]]) -> T:
+        loop = asyncio.get_running_loop()
+        call = asyncio.ensure_future(ask())
+        self._calls.add(call)  # type: ignore[arg-type]
+        timer = loop.call_at(deadline, call.cancel) if deadline is not None else None
+        try:
+            return await call
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            if self.halted:
+                raise Stopped(
+                    "interrupted", "the run was interrupted; run it again to continue"
+                ) from None
+            raise DeadlinePassed("the problem's seconds have passed; raise `seconds`") from None
+        finally:
+            self._calls.discard(call)  # type: ignore[arg-type]
+            if timer is not None:
+                timer.cancel()
+
+    async def _revive(self, engine: Engine) -> None:
+        """Start a dead engine once, however many asks found it dead."""
+        async with self._starting:
+            await engine.start()

@@ -1,0 +1,98 @@
+"""The interfaces that strategies, chain policies and verifiers implement.
+
+All three are pydantic models: their fields are their settings, checked when a recipe is read
+(unknown keys are errors) and part of a configuration's content hash.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from reasoning.chain import Chain
+from reasoning.engines.base import Engine, EngineUsage
+from reasoning.problem import Problem
+
+if TYPE_CHECKING:
+    from reasoning.context import Context
+
+Unit = Literal["step", "chain", "group"]
+Until = Literal["step", "answer"]
+
+
+class Settings(BaseModel):
+    """Fields are settings; unknown keys are errors; instances do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a strategy decided: an answer (or None) and the solution text it came from."""
+
+    answer: str | None
+    text: str
+    meta: dict[str, Any] = field(default_factory=dict)
+
+
+class Strategy(Settings, abc.ABC):
+    """How chains of thought are organised.
+
+    unit: what it asks its chain policy for. needs: capabilities of the policy's engine.
+    racing: its asks depend on which reply comes first, so two runs may differ.
+    """
+
+    unit: ClassVar[Unit] = "chain"
+    needs: ClassVar[tuple[str, ...]] = ("sample",)
+    racing: ClassVar[bool] = False
+
+    def verifier_roles(self) -> tuple[str, ...]:
+        """Roles in which this strategy, as set, asks a verifier."""
+        return ()
+
+    @abc.abstractmethod
+    async def solve(self, ctx: Context) -> Outcome:
+        """Turn the context's problem and budget into an outcome, by asking the context only."""
+
+
+class ChainPolicy(Settings, abc.ABC):
+    """How one chain is written. units: what it can write."""
+
+    units: ClassVar[frozenset[str]] = frozenset({"step", "chain"})
+    needs: ClassVar[tuple[str, ...]] = ("sample",)
+
+    def roles(self) -> tuple[str, ...]:
+        """Model roles it uses besides `policy`."""
+        return ()
+
+    @abc.abstractmethod
+    async def write(self, ctx: Context, prefix: Chain, n: int, until: Until) -> list[Chain]:
+        """n continuations of `prefix`, each up to the end of a step or to the answer.
+
+        Fewer than n when the budget ends; raises Stopped when there is none at all.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Rating:
+    """scores: one in [0, 1] for each step of a chain (or one for the whole). usage: its cost."""
+
+    scores: tuple[float, ...]
+    usage: EngineUsage = field(default_factory=EngineUsage)
+
+
+class Verifier(Settings, abc.ABC):
+    """What scores chains. oracle: it checks against the truth, so results count as coverage."""
+
+    oracle: ClassVar[bool] = False
+    needs: ClassVar[tuple[str, ...]] = ()  # capabilities of the engine in its role; () for none
+
+    @abc.abstractmethod
+    async def rate(
+        self, problem: Problem, chains: Sequence[Chain], engine: Engine | None
+    ) -> list[Rating]:
+        """A rating for each chain, in order."""

@@ -1,0 +1,255 @@
+"""TokenStream: a chain handed over while it is decoded, looked at by token offsets.
+
+The consumer sees the chain every k tokens, or at the token that completes a separator; never at
+chunks as they arrived, so its decisions do not depend on timing. It may stop the chain at the
+offset it has seen, or force the next tokens there. What the engine decoded beyond that offset is
+discarded and charged; an engine that cannot force is asked again with the longer prefix.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from reasoning.budget import Lease, Usage
+from reasoning.chain import Chain
+from reasoning.costs import pricing
+from reasoning.draw import decode, encode
+from reasoning.engines.base import Completion, EngineUsage, SampleRequest, Sampling, Stream
+from reasoning.errors import BudgetExhausted, ConfigError, ReplayDiverged, Stopped
+from reasoning.journal import digest
+from reasoning.randomness import key as stream_key
+
+if TYPE_CHECKING:
+    from reasoning.context import Context
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What came since the last look. offset: tokens of the chain up to its end."""
+
+    offset: int
+    ids: tuple[int, ...]
+    text: str
+
+
+class TokenStream:
+    """One continuation, in pieces. `chain` is what is committed so far."""
+
+    def __init__(
+        self,
+        ctx: Context,
+        prefix: Chain,
+        role: str,
+        sampling: Sampling,
+        cap: int,
+        every: int,
+        separator: str | None,
+    ) -> None:
+        if every < 1:
+            raise ConfigError(f"a stream is looked at every {every} tokens; use 1 or more")
+        if separator == "":
+            raise ConfigError("a stream's separator is empty; leave it out to look by tokens")
+        self.chain = prefix.drawn(ctx.next_draws(prefix, 1))
+        self._ctx = ctx
+        self._role = role
+        self._engine = ctx.bindings.engine(role)
+        self._cost = ctx.bindings.cost(role)
+        self._sampling = sampling
+        self._end = len(prefix.ids) + cap
+        self._every = every
+        self._separator = separator
+        self._key = ctx.next_key("stream")
+        self._segment: _Segment | None = None
+        self._segments = 0
+        self._closed = False
+
+    async def __aenter__(self) -> TokenStream:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._leave_segment("abort")
+
+    def __aiter__(self) -> TokenStream:
+        return self
+
+    async def __anext__(self) -> Piece:
+        if self._closed or len(self.chain.ids) >= self._end:
+            await self._leave_segment("length")
+            raise StopAsyncIteration
+        if self._segment is None:
+            self._segment = await self._open_segment()
+        segment = self._segment
+        fresh: list[int] = []
+        text = ""
+        while len(fresh) < self._every or self._separator is not None:
+            token = await segment.next()
+            if token is None:
+                break
+            fresh.append(token)
+            text = self._engine.tokenizer.decode(fresh)
+            if self._separator is not None and self._separator in text:
+                break
+        if fresh:
+            completion = Completion(tuple(fresh), text, "abort")
+            self.chain = self.chain.extended(completion, "abort", None)
+            if segment.ended:
+                await self._finish_segment()
+            return Piece(len(self.chain.ids), tuple(fresh), text)
+        await self._finish_segment()
+        raise StopAsyncIteration
+
+    async def stop(self) -> None:
+        """End the chain at the offset seen last."""
+        self._closed = True
+        await self._leave_segment("abort")
+
+    async def force(self, ids: Sequence[int]) -> None:
+        """Put `ids` behind the offset seen last and go on from there."""
+        await self._leave_segment("abort")
+        self._closed = False
+        forced = Completion(tuple(ids), self._engine.tokenizer.decode(ids), "abort")
+        self.chain = self.chain.extended(forced, "abort", None)
+        self._ctx.trace.add("force", self._ctx.path, offset=len(self.chain.ids), ids=tuple(ids))
+
+    async def _open_segment(self) -> _Segment:
+        ctx, chain = self._ctx, self.chain
+        key = (*self._key, self._segments)
+        self._segments += 1
+        size, cap = len(chain.all_ids), self._end - len(chain.ids)
+        what = {"stream": self._role, "context": size, "cap": cap}
+        ask_digest = digest(what, ctx.identity(self._role), chain.all_ids)
+        recorded = ctx.journal.find(key, ask_digest, what)
+        if recorded is not None:
+            ctx.ledger.charge(self._role, Usage(**recorded["u"]))
+            return _Segment(key, ask_digest, what, size, recorded=decode(recorded))
+        ctx.refuse_if_stopped()
+        lease = await ctx.ledger.lease(
+            self._role,
+            pricing.worst(self._cost, size, cap, 1),
+            pricing.worst(self._cost, size, 1, 1),
+        )
+        granted = pricing.fitting(self._cost, size, cap, lease.worst)
+        if granted < 1:
+            lease.settle(Usage())
+            raise BudgetExhausted("the budget does not fit one more token")
+        if granted < cap:
+            ctx.note_cut("budget")
+        ctx.journal.intend([key])
+        segment = _Segment(key, ask_digest, what, size, lease=lease)
+        request = SampleRequest(
+            prompt_ids=chain.all_ids,
+            max_tokens=granted,
+            sampling=self._sampling,
+            streams=(Stream(stream_key(*ctx.stream_path, chain.fork)),),
+            position=len(chain.ids),
+        )
+        segment.start(
+            ctx.session.call(
+                self._engine, ctx.deadline, lambda: self._engine.sample(request, segment.sink)
+            )
+        )
+        return segment
+
+    async def _leave_segment(self, reason: str) -> None:
+        """Cut the segment off, if one is open, at what was handed over."""
+        if self._segment is not None:
+            self._segment.cancel()
+            await self._finish_segment()
+            self._closed = reason != "length"
+
+    async def _finish_segment(self) -> None:
+        """Charge and record a segment that ended, and close the chain as it says."""
+        segment, self._segment = self._segment, None
+        if segment is None:
+            return
+        completion, work = await segment.result()
+        self._closed = True
+        if segment.handed == len(completion.ids) and completion.finish != "abort":
+            finish = "stop" if completion.finish == "stop" else "length"
+            tail = Completion((), "", completion.finish, completion.stop_reason)
+            self.chain = self.chain.extended(tail, finish, self._engine.tokenizer.eos_id)
+        if segment.lease is not None:
+            usage = pricing.decoded(self._cost, segment.size, work)
+            segment.lease.settle(usage)
+            if not self._ctx.session.halted:
+                reply = encode(completion) | {"finish": completion.finish, "u": usage.sparse()}
+                self._ctx.journal.record(segment.key, segment.digest, segment.what, reply)
+        elif not segment.cancelled and segment.cut_off:
+            raise ReplayDiverged(
+                f"at {list(segment.key)} a stream was stopped after {len(completion.ids)} tokens; "
+                f"now it is read on. Code or settings changed; use a new run folder"
+            )
+
+
+class _Segment:
+    """One engine request of a stream, or its recording."""
+
+    def __init__(
+        self,
+        key: tuple[Any, ...],
+        ask_digest: str,
+        what: dict[str, Any],
+        size: int,
+        *,
+        lease: Lease | None = None,
+        recorded: Completion | None = None,
+    ) -> None:
+        self.key, self.digest, self.what, self.size, self.lease = key, ask_digest, what, size, lease
+        self.handed = 0
+        self.cancelled = False
+        self._recorded = recorded
+        self._ids: list[int] = list(recorded.ids) if recorded else []
+        self._arrived = asyncio.Event()
+        self._task: asyncio.Task[Any] | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether all there will be has been handed over."""
+        over = self._recorded is not None or (self._task is not None and self._task.done())
+        return over and self.handed == len(self._ids) and not self.cut_off
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether this is a recording of a segment that its reader cut off."""
+        return self._recorded is not None and self._recorded.finish == "abort"
+
+    def start(self, call: Any) -> None:
+        self._task = asyncio.ensure_future(call)
+        self._task.add_done_callback(lambda _: self._arrived.set())
+
+    def sink(self, index: int, ids: Sequence[int], text: str) -> None:
+        self._ids.extend(ids)
+        self._arrived.set()
+
+    async def next(self) -> int | None:
+        """The next token, or None when the segment has ended."""
+        while self.handed >= len(self._ids):
+            if self._task is None or self._task.done():
+                return None
+            self._arrived.clear()
+            await self._arrived.wait()
+        self.handed += 1
+        return self._ids[self.handed - 1]
+
+    def cancel(self) -> None:
+        self.cancelled = True
+        if self._task is not None:
+            self._task.cancel()
+
+    async def result(self) -> tuple[Completion, EngineUsage]:
+        """What was received, and the work it was."""
+        if self._task is None:
+            assert self._recorded is not None
+            return self._recorded, EngineUsage()
+        try:
+            reply = await self._task
+            return reply.completions[0], reply.usage
+        except (asyncio.CancelledError, Stopped):
+            task = asyncio.current_task()
+            if task is not None and task.cancelling() and not self.cancelled:
+                raise
+            work = EngineUsage(prefill=self.size if self._ids else 0, new=len(self._ids))
+            return Completion(tuple(self._ids), "", "abort"), work

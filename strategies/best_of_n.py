@@ -1,0 +1,118 @@
+"""The best-of-N family: draw N chains, choose one answer (specs: Snell 2024; Wang 2023).
+
+| strategy | chooses |
+|---|---|
+| single | the one chain |
+| best_of_n | the answer of the chain with the highest score |
+| majority | the answer that most chains give (self-consistency) |
+| weighted | the answer whose chains' scores sum highest |
+
+An N that the budget does not fit is cut before anything is sent. Ties go to the earlier chain;
+of equal answers the first one's wording is returned.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+from typing import ClassVar
+
+from pydantic import Field
+
+from reasoning.chain import Chain
+from reasoning.context import Context
+from reasoning.errors import BudgetExhausted
+from reasoning.strategy import Outcome, Strategy
+from reasoning.verifiers.aggregate import Aggregation, aggregate
+
+
+class Single(Strategy):
+    """One chain."""
+
+    async def solve(self, ctx: Context) -> Outcome:
+        (chain,) = await ctx.write(ctx.prompt)
+        return ctx.offer(chain)
+
+
+class _Sampled(Strategy, abc.ABC):
+    """Draws N chains, offers their majority as the best so far, and lets `choose` decide."""
+
+    n: int = Field(default=16, ge=1)
+
+    async def solve(self, ctx: Context) -> Outcome:
+        chains = await ctx.write(ctx.prompt, self.fitting(ctx))
+        offered = ctx.offer(most_voted(ctx, chains, [1.0] * len(chains)))
+        return await self.choose(ctx, chains, offered)
+
+    def fitting(self, ctx: Context) -> int:
+        """N, or as many chains as can still be rated."""
+        return self.n
+
+    @abc.abstractmethod
+    async def choose(
+        self, ctx: Context, chains: Sequence[Chain], majority: Outcome
+    ) -> Outcome: ...
+
+
+class Majority(_Sampled):
+    """Self-consistency: one vote a chain; chains without an answer do not vote."""
+
+    async def choose(self, ctx: Context, chains: Sequence[Chain], majority: Outcome) -> Outcome:
+        return majority
+
+
+class _Rated(_Sampled):
+    """Rates the chains by the verifier in `role`, one pass a chain."""
+
+    aggregate: Aggregation = Aggregation.LAST
+    role: str = "verifier"
+
+    def verifier_roles(self) -> tuple[str, ...]:
+        return (self.role,)
+
+    def fitting(self, ctx: Context) -> int:
+        passes = ctx.remaining("verifier_passes")
+        if passes < 1:
+            raise BudgetExhausted(f"{self.__class__.__name__} needs at least one verifier pass")
+        return int(min(self.n, passes))
+
+    async def scores(self, ctx: Context, chains: Sequence[Chain]) -> list[float]:
+        ratings = await ctx.rate(chains, role=self.role)
+        return [aggregate(rating.scores, self.aggregate) for rating in ratings]
+
+
+class BestOfN(_Rated):
+    """The chain with the highest score; one without an answer only when none has one."""
+
+    async def choose(self, ctx: Context, chains: Sequence[Chain], majority: Outcome) -> Outcome:
+        scores = await self.scores(ctx, chains)
+        best = max(
+            range(len(chains)),
+            key=lambda i: (ctx.answer(chains[i]) is not None, scores[i], -i),
+        )
+        return ctx.offer(chains[best], score=scores[best])
+
+
+class Weighted(_Rated):
+    """The answer whose chains' scores sum highest."""
+
+    async def choose(self, ctx: Context, chains: Sequence[Chain], majority: Outcome) -> Outcome:
+        scores = await self.scores(ctx, chains)
+        return ctx.offer(most_voted(ctx, chains, scores))
+
+
+def most_voted(ctx: Context, chains: Sequence[Chain], weights: Sequence[float]) -> Chain:
+    """The first chain whose answer has the greatest total weight (ties: seen first).
+
+    Without any answer the first chain.
+    """
+    totals: dict[str, float] = {}
+    first: dict[str, Chain] = {}
+    for chain, weight in zip(chains, weights, strict=True):
+        answer = ctx.answer(chain)
+        if answer is None:
+            continue
+        form = ctx.problem.canonical(answer)
+        totals[form] = totals.get(form, 0.0) + weight
+        first.setdefault(form, chain)
+    return first[max(totals, key=lambda form: totals[form])] if totals else chains[0]

@@ -1,0 +1,54 @@
+"""First verified: chains race; the first whose answer the verifier accepts ends the race."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from reasoning.chain import Chain
+from reasoning.context import Context
+from reasoning.strategy import Outcome, Strategy
+from reasoning.verifiers.aggregate import Aggregation, aggregate
+
+
+class FirstVerified(Strategy):
+    """Starts N chains, rates each as it arrives, stops at the first score of at least
+    `threshold` and cancels the rest. With an exact verifier (`check`) it is an oracle strategy.
+
+    Without an accepted chain the best-rated one is the answer.
+    """
+
+    racing: ClassVar[bool] = True
+
+    n: int = Field(default=16, ge=1)
+    threshold: float = Field(default=1.0, gt=0.0, le=1.0)
+    aggregate: Aggregation = Aggregation.LAST
+    role: str = "verifier"
+
+    def verifier_roles(self) -> tuple[str, ...]:
+        return (self.role,)
+
+    async def solve(self, ctx: Context) -> Outcome:
+        best: tuple[float, Outcome] | None = None
+        async with ctx.race() as race:
+            for index in range(self.n):
+                race.start(str(index), _writer(index))
+            async for _, chain in race:
+                (rating,) = await ctx.rate([chain], role=self.role)
+                score = aggregate(rating.scores, self.aggregate)
+                if best is None or score > best[0]:
+                    best = score, ctx.offer(chain, score=score)
+                if score >= self.threshold:
+                    break
+        return best[1] if best else Outcome(None, "")
+
+
+def _writer(index: int):  # type: ignore[no-untyped-def]
+    """Writes the chain that is number `index` of a best-of-N too: strategies share their luck."""
+
+    async def write(ctx: Context) -> Chain:
+        (chain,) = await ctx.write(ctx.prompt.drawn(index))
+        return chain
+
+    return write
