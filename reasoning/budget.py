@@ -143,14 +143,24 @@ class _Waiter:
 
 
 class Ledger:
-    """One node of the account. Not thread-safe: it lives in the event loop of its run."""
+    """One node of the account. Not thread-safe: it lives in the event loop of its run.
+
+    share: the budget is set aside in the parent already (`branch` does that); else it is a cap of
+    this node's own, and what is spent here must fit the parent's caps too.
+    """
 
     def __init__(
-        self, name: str, budget: Budget | None = None, parent: Ledger | None = None
+        self,
+        name: str,
+        budget: Budget | None = None,
+        parent: Ledger | None = None,
+        *,
+        share: bool = False,
     ) -> None:
         self.name = name
         self.budget = budget or Budget()
         self.parent = parent
+        self._share = share
         self.total = Usage()
         self.by_role: dict[str, Usage] = {}
         self.caps: dict[str, float] = self.budget.caps()
@@ -158,7 +168,7 @@ class Ledger:
         # with a share, the units of that share are set aside already.
         self._line: tuple[tuple[Ledger, frozenset[str]], ...] = ((self, frozenset(UNITS)),)
         if parent is not None:
-            covered = frozenset(self.caps)
+            covered = frozenset(self.caps if share else ())
             self._line += tuple((node, units - covered) for node, units in parent._line)
         self._checks = tuple((n, u) for n, units in self._line for u in n.caps if u in units)
         self._leased = dict.fromkeys(self.caps, 0.0)
@@ -182,11 +192,11 @@ class Ledger:
             raise BudgetExhausted(f"branch {name!r} does not fit: {refusal}")
         for node, unit in self._checks:
             node._reserved[unit] += caps.get(unit, 0)
-        return Ledger(f"{self.name}/{name}", share, self)
+        return Ledger(f"{self.name}/{name}", share, self, share=True)
 
     def close(self) -> None:
         """End a branch: what its share did not spend goes back to the parent."""
-        if self.parent is not None:
+        if self.parent is not None and self._share:
             for node, unit in self.parent._checks:
                 if unit in self.caps:
                     node._reserved[unit] -= self.caps[unit] - getattr(self.total, unit)
@@ -225,9 +235,8 @@ class Ledger:
         for node, units in self._line:
             node.total += real
             node.by_role[role] = node.by_role.get(role, Usage()) + real
-            for unit in node.caps:
-                if unit not in units:  # held by a share below; now it is spent
-                    node._reserved[unit] -= getattr(real, unit)
+            for unit in node.caps.keys() - units:  # held by a share below; now it is spent
+                node._reserved[unit] -= getattr(real, unit)
         for node, _ in self._line:
             for unit, cap in node.caps.items():
                 spent = getattr(node.total, unit)

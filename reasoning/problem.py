@@ -74,7 +74,7 @@ class Solution:
     text: str
     status: Status
     usage: Usage
-    trace: Trace
+    trace: Trace = field(repr=False)
     seconds: float = 0.0
     error: str | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)

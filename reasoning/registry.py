@@ -82,6 +82,7 @@ strategies = Registry(
         "best_of_n": "reasoning.strategies.best_of_n:BestOfN",
         "majority": "reasoning.strategies.best_of_n:Majority",
         "weighted": "reasoning.strategies.best_of_n:Weighted",
+        "auto": "reasoning.strategies.auto:Auto",
         "first_verified": "reasoning.strategies.first_verified:FirstVerified",
     },
 )

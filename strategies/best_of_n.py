@@ -64,7 +64,7 @@ class Majority(_Sampled):
 class _Rated(_Sampled):
     """Rates the chains by the verifier in `role`, one pass a chain."""
 
-    aggregate: Aggregation = Aggregation.LAST
+    aggregate: Aggregation = Aggregation.last
     role: str = "verifier"
 
     def verifier_roles(self) -> tuple[str, ...]:

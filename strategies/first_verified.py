@@ -23,7 +23,7 @@ class FirstVerified(Strategy):
 
     n: int = Field(default=16, ge=1)
     threshold: float = Field(default=1.0, gt=0.0, le=1.0)
-    aggregate: Aggregation = Aggregation.LAST
+    aggregate: Aggregation = Aggregation.last
     role: str = "verifier"
 
     def verifier_roles(self) -> tuple[str, ...]:

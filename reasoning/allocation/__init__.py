@@ -1,0 +1,1 @@
+"""Allocation: which strategy, with which settings, a problem's budget is spent on."""

@@ -1,0 +1,137 @@
+"""Configuration: one way of solving problems, bound to models, with a content hash."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from reasoning.budget import Budget
+from reasoning.context import Bindings
+from reasoning.costs.kinetics import CostModel
+from reasoning.engines.base import Engine, Sampling
+from reasoning.errors import CapabilityError, UnknownName
+from reasoning.journal import digest
+from reasoning.session import Session
+from reasoning.strategy import ChainPolicy, Settings, Strategy, Verifier
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """A strategy with its chain policy, engines and verifiers by role, sampling and budget.
+
+    verifiers: by role, each with the role of the model that serves it (None: no model).
+    max_tokens: cap for one chain. seed: of the random streams; replicates add to it.
+    """
+
+    strategy: Strategy
+    policy: ChainPolicy
+    engines: dict[str, Engine]
+    verifiers: dict[str, tuple[Verifier, str | None]] = field(default_factory=dict)
+    sampling: Sampling = field(default_factory=Sampling)
+    max_tokens: int | None = None
+    budget: Budget = field(default_factory=Budget)
+    costs: dict[str, CostModel] = field(default_factory=dict)
+    seed: int = 0
+    label: str = ""
+
+    def check(self) -> None:
+        """Raise what would go wrong later, before anything is loaded or spent."""
+        who = f"strategy {name_of(self.strategy)}"
+        if self.strategy.unit not in self.policy.units:
+            raise CapabilityError(
+                f"{who} asks for whole {self.strategy.unit}s, which chain policy "
+                f"{name_of(self.policy)} cannot write (it writes {', '.join(self.policy.units)})"
+            )
+        for role in ("policy", *self.policy.roles()):
+            if role not in self.engines:
+                raise UnknownName(f"{who} needs a model in role {role!r}; add it under `models`")
+        for role in self.strategy.verifier_roles():
+            if role not in self.verifiers:
+                known = ", ".join(self.verifiers) or "none"
+                raise UnknownName(
+                    f"{who} needs a verifier in role {role!r} (bound are: {known}); "
+                    f"add it under `verifiers`"
+                )
+        for role, (verifier, model) in self.verifiers.items():
+            if verifier.needs and (model is None or model not in self.engines):
+                raise UnknownName(
+                    f"verifier {name_of(verifier)} in role {role!r} needs a model; set its "
+                    f"`model` to one of the roles under `models` ({', '.join(self.engines)})"
+                )
+
+    def check_engines(self) -> None:
+        """Raise CapabilityError when a started engine lacks what it is used for."""
+        policy = self.engines["policy"]
+        for who, needs in (
+            (f"strategy {name_of(self.strategy)}", self.strategy.needs),
+            (f"chain policy {name_of(self.policy)}", self.policy.needs),
+        ):
+            policy.capabilities.require(needs, engine=policy.name, who=who)
+        if self.sampling.logprobs is not None:
+            policy.capabilities.require(
+                ("logprobs",), engine=policy.name, who="a recipe with `logprobs`"
+            )
+        for verifier, model in self.verifiers.values():
+            if model is not None:
+                engine = self.engines[model]
+                engine.capabilities.require(
+                    verifier.needs, engine=engine.name, who=f"verifier {name_of(verifier)}"
+                )
+
+    @property
+    def oracle(self) -> bool:
+        """Whether a verifier the strategy uses knows the truth."""
+        return any(
+            self.verifiers[role][0].oracle
+            for role in self.strategy.verifier_roles()
+            if role in self.verifiers
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """Everything that decides the results, but the models' content, as JSON values."""
+        return {
+            "strategy": described(self.strategy),
+            "chain_policy": described(self.policy),
+            "verifiers": {
+                role: {**described(verifier), "model": model}
+                for role, (verifier, model) in self.verifiers.items()
+                if role in self.strategy.verifier_roles()
+            },
+            "models": {role: engine.name for role, engine in self.engines.items()},
+            "sampling": asdict(self.sampling),
+            "max_tokens": self.max_tokens,
+            "budget": asdict(self.budget),
+            "seed": self.seed,
+        }
+
+    def bind(self, session: Session) -> Bindings:
+        """Bindings for contexts. The engines must be started."""
+        weights = {role: session.identity(engine) for role, engine in self.engines.items()}
+        verifiers = {
+            role: (verifier, self.engines[model] if model is not None else None)
+            for role, (verifier, model) in self.verifiers.items()
+        }
+        costs = dict(self.costs)
+        for role, (_, model) in self.verifiers.items():
+            if model in costs:
+                costs.setdefault(role, costs[model])
+        return Bindings(
+            engines=self.engines,
+            verifiers=verifiers,
+            policy=self.policy,
+            sampling=self.sampling,
+            max_tokens=self.max_tokens,
+            costs=costs,
+            seed=self.seed,
+            identity=digest(self.describe(), weights)[:16],
+        )
+
+
+def name_of(thing: Settings) -> str:
+    """The class's name as a word: BestOfN is best_of_n."""
+    name = type(thing).__name__
+    return "".join(f"_{c.lower()}" if c.isupper() and i else c.lower() for i, c in enumerate(name))
+
+
+def described(thing: Settings) -> dict[str, Any]:
+    return {"name": name_of(thing), **thing.model_dump(mode="json")}

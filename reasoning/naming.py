@@ -1,0 +1,47 @@
+"""Specs: how recipes and callers name an extension, and how it is built from its name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import ValidationError
+
+from reasoning.errors import ConfigError
+from reasoning.registry import Registry
+
+# A registry name, or a mapping with `name` and settings.
+Spec = str | dict[str, Any]
+
+
+def build(registry: Registry, spec: Any) -> Any:
+    """The object that a spec names. An object that is none of name or mapping is returned as is.
+
+    Raises UnknownName for a name, ConfigError for a setting that does not exist or is wrong.
+    """
+    if not isinstance(spec, str | dict):
+        return spec
+    settings = {"name": spec} if isinstance(spec, str) else dict(spec)
+    name = settings.pop("name", None)
+    if not isinstance(name, str):
+        raise ConfigError(f"a {registry.kind} needs a `name`: {spec!r}")
+    kind = registry.get(name)
+    try:
+        return kind(**settings)
+    except ValidationError as error:
+        raise ConfigError(f"{registry.kind} {name!r}: {explain(error)}") from None
+    except TypeError as error:
+        raise ConfigError(f"{registry.kind} {name!r}: {error}") from None
+
+
+def explain(error: ValidationError) -> str:
+    """A pydantic error as one line: where, and what is wrong there."""
+    parts = []
+    for problem in error.errors(include_url=False, include_context=False, include_input=True):
+        where = ".".join(str(part) for part in problem["loc"]) or "value"
+        given = repr(problem.get("input"))
+        message = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "extra_forbidden":
+            parts.append(f"unknown setting `{where}`")
+        else:
+            parts.append(f"`{where}`: {message} (given {given[:60]})")
+    return "; ".join(parts)

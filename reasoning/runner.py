@@ -1,0 +1,155 @@
+"""Runner: keeps many problems in flight and turns whatever ends one into a Solution."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import threading
+from collections.abc import AsyncIterator, Iterable, Iterator
+from dataclasses import dataclass
+
+from reasoning.budget import Ledger
+from reasoning.configuration import Configuration
+from reasoning.context import Bindings, Context
+from reasoning.errors import BudgetBreach, JournalError, ReasoningError, Stopped
+from reasoning.journal import Journal
+from reasoning.problem import Problem, Solution, Status
+from reasoning.replies import ReplyStore
+from reasoning.session import Session
+from reasoning.strategy import Outcome
+
+# Errors that say the run itself is wrong, not the problem it met.
+_FATAL = (BudgetBreach, JournalError)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A problem to be solved under a configuration. replicate: independent repetition."""
+
+    problem: Problem
+    configuration: Configuration
+    replicate: int = 0
+
+
+class Runner:
+    """Solves jobs over one session. in_flight: problems worked on at once."""
+
+    def __init__(
+        self,
+        session: Session,
+        *,
+        journal: Journal | None = None,
+        store: ReplyStore | None = None,
+        ledger: Ledger | None = None,
+        in_flight: int = 256,
+    ) -> None:
+        self.session = session
+        self.journal = Journal() if journal is None else journal
+        self.store = ReplyStore() if store is None else store
+        self.ledger = Ledger("run") if ledger is None else ledger
+        self.in_flight = in_flight
+        self._bindings: dict[int, tuple[Configuration, Bindings]] = {}
+
+    async def bind(self, configuration: Configuration) -> Bindings:
+        """Check a configuration, load its engines, bind it. Spends nothing."""
+        known = self._bindings.get(id(configuration))
+        if known is not None:
+            return known[1]
+        configuration.check()
+        await self.session.start(list(configuration.engines.values()))
+        configuration.check_engines()
+        bindings = configuration.bind(self.session)
+        self._bindings[id(configuration)] = (configuration, bindings)
+        return bindings
+
+    async def solve(self, job: Job, *, reraise: bool = False) -> Solution:
+        """One job. An error of the problem becomes status `failed` (or is raised, on request)."""
+        bindings = await self.bind(job.configuration)
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        seconds = job.configuration.budget.seconds
+        ctx = Context(
+            job.problem,
+            bindings,
+            session=self.session,
+            journal=self.journal,
+            store=self.store,
+            # A cap of the problem's own, under the run's; not a share set aside of it.
+            ledger=Ledger(job.problem.id, job.configuration.budget, self.ledger, share=False),
+            replicate=job.replicate,
+            deadline=None if seconds is None else began + seconds,
+        )
+        status: Status = "ok"
+        error: str | None = None
+        outcome = Outcome(None, "")
+        try:
+            outcome = await job.configuration.strategy.solve(ctx)
+            status = ctx.cut or "ok"  # type: ignore[assignment]
+        except Stopped as stopped:
+            status = stopped.status  # type: ignore[assignment]
+            outcome = ctx.best or outcome
+            error = None if ctx.best else str(stopped)
+        except _FATAL:
+            raise
+        except ReasoningError as failure:
+            if reraise:
+                raise
+            status, error = "failed", f"{type(failure).__name__}: {failure}"
+            outcome = ctx.best or outcome
+        except Exception as failure:
+            if reraise:
+                raise
+            status, error = "failed", f"bug: {type(failure).__name__}: {failure}"
+            outcome = ctx.best or outcome
+        return Solution(
+            problem=job.problem.id,
+            answer=outcome.answer,
+            text=outcome.text,
+            status=status,
+            usage=ctx.ledger.total,
+            trace=ctx.trace,
+            seconds=loop.time() - began,
+            error=error,
+            meta=outcome.meta,
+        )
+
+    async def solve_all(self, jobs: Iterable[Job]) -> AsyncIterator[tuple[Job, Solution]]:
+        """Jobs as they are done, at most `in_flight` at once. After a halt no new one starts."""
+        waiting: Iterator[Job] = iter(jobs)
+        running: dict[asyncio.Task[Solution], Job] = {}
+        try:
+            while True:
+                while len(running) < self.in_flight and not self.session.halted:
+                    job = next(waiting, None)
+                    if job is None:
+                        break
+                    running[asyncio.ensure_future(self.solve(job))] = job
+                if not running:
+                    return
+                done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                for task in sorted(done, key=lambda t: running[t].problem.id):
+                    yield running.pop(task), await task
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+
+
+@contextlib.contextmanager
+def interruptible(session: Session) -> Iterator[None]:
+    """Ctrl-C halts the session in order; a second one kills as usual."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop = asyncio.get_running_loop()
+
+    def halt() -> None:
+        loop.remove_signal_handler(signal.SIGINT)
+        session.halt()
+
+    loop.add_signal_handler(signal.SIGINT, halt)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)

@@ -1,0 +1,219 @@
+"""Solver and solve: the Python API."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from reasoning.budget import Budget
+from reasoning.configuration import Configuration
+from reasoning.costs.kinetics import CostModel
+from reasoning.engines.base import Engine, Sampling
+from reasoning.errors import ConfigError
+from reasoning.journal import Journal
+from reasoning.naming import Spec, build
+from reasoning.problem import Problem, Solution
+from reasoning.registry import chain_policies, engines, strategies, tasks, verifiers
+from reasoning.replies import ReplyStore
+from reasoning.runner import Job, Runner, interruptible
+from reasoning.session import Session
+from reasoning.strategy import ChainPolicy, Strategy, Verifier
+
+T = TypeVar("T")
+
+# The models and the verifier that answer when none is given.
+SHIPPED_MODELS = {"policy": "local/countdown-policy", "prm": "local/countdown-prm"}
+SHIPPED_VERIFIERS = {"verifier": {"name": "prm", "model": "prm"}}
+
+
+class Solver:
+    """Solves problems with models by role. Use as `async with`, or call the sync methods.
+
+    models: a model string for the policy, or a mapping of roles to model strings, to mappings
+    with `model` and engine arguments, or to engines. None: the shipped Countdown models.
+    verifiers: by role, specs with `name`, `model` (the role that serves it) and settings.
+    run: a folder that keeps journal and replies, so that what was paid for is never lost.
+    """
+
+    def __init__(
+        self,
+        models: str | Mapping[str, Any] | None = None,
+        *,
+        strategy: Spec | Strategy = "best_of_n",
+        chain_policy: Spec | ChainPolicy = "plain",
+        verifiers: Mapping[str, Spec] | None = None,
+        budget: Budget | None = None,
+        sampling: Sampling | None = None,
+        max_tokens: int | None = None,
+        costs: Mapping[str, CostModel] | None = None,
+        seed: int = 0,
+        run: str | Path | None = None,
+        in_flight: int = 256,
+    ) -> None:
+        self.shipped = models is None
+        if models is None:
+            models = SHIPPED_MODELS
+            verifiers = SHIPPED_VERIFIERS if verifiers is None else verifiers
+        elif isinstance(models, str):
+            models = {"policy": models}
+        self._configuration = Configuration(
+            strategy=build(strategies, strategy),
+            policy=build(chain_policies, chain_policy),
+            engines={role: engine(spec) for role, spec in models.items()},
+            verifiers={role: verifier(spec) for role, spec in (verifiers or {}).items()},
+            sampling=sampling or Sampling(),
+            max_tokens=max_tokens,
+            budget=budget or Budget(),
+            costs=dict(costs or {}),
+            seed=seed,
+        )
+        self._configuration.check()
+        self._folder = Path(run) if run is not None else None
+        self._in_flight = in_flight
+        self._runner: Runner | None = None
+
+    async def __aenter__(self) -> Solver:
+        if self._runner is None:
+            folder = self._folder
+            self._runner = Runner(
+                Session(),
+                journal=Journal(folder / "journal.jsonl" if folder else None),
+                store=ReplyStore(folder / "replies.sqlite" if folder else None),
+                in_flight=self._in_flight,
+            )
+            try:
+                await self._runner.bind(self._configuration)
+            except BaseException:
+                await self.__aexit__()
+                raise
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        runner, self._runner = self._runner, None
+        if runner is not None:
+            runner.journal.close()
+            runner.store.close()
+            await runner.session.close()
+
+    async def asolve(self, problem: str | Problem) -> Solution:
+        """Solve one problem. Raises what made it fail."""
+        problem = self._problem(problem)
+        async with self as solver:
+            assert solver._runner is not None
+            with interruptible(solver._runner.session):
+                return await solver._runner.solve(
+                    Job(problem, self._configuration), reraise=True
+                )
+
+    async def asolve_many(self, problems: Iterable[str | Problem]) -> AsyncIterator[Solution]:
+        """Solutions as they are done. One that fails has status `failed` and an error."""
+        jobs = (Job(self._problem(problem), self._configuration) for problem in problems)
+        async with self as solver:
+            assert solver._runner is not None
+            with interruptible(solver._runner.session):
+                async for _, solution in solver._runner.solve_all(jobs):
+                    yield solution
+
+    def solve(self, problem: str | Problem) -> Solution:
+        """`asolve`, for code that is not async (also inside a notebook's running loop)."""
+        return run_sync(self.asolve(problem))
+
+    def solve_many(self, problems: Iterable[str | Problem]) -> list[Solution]:
+        """`asolve_many` in a list, in the order of the problems."""
+
+        async def collect() -> list[Solution]:
+            order = [self._problem(problem) for problem in problems]
+            done = {s.problem: s async for s in self.asolve_many(order)}
+            return [done[problem.id] for problem in order if problem.id in done]
+
+        return run_sync(collect())
+
+    def _problem(self, problem: str | Problem) -> Problem:
+        if isinstance(problem, Problem):
+            return problem
+        recognised = recognise(problem)
+        if recognised is not None:
+            return recognised
+        if self.shipped:
+            raise ConfigError(
+                "the shipped model solves Countdown only, for example 'Use 3, 7, 25, 50 to make "
+                f"79'; it cannot answer {problem[:60]!r}. Give another model, for example "
+                "models='openai/gpt-4o-mini'"
+            )
+        return Problem(id="question", messages=({"role": "user", "content": problem},))
+
+
+def solve(problem: str | Problem, **settings: Any) -> Solution:
+    """Solve one problem: `solve("Use 3, 7, 25, 50 to make 79", budget=Budget(tokens=4000))`.
+
+    Settings are those of `Solver`.
+    """
+    return Solver(**settings).solve(problem)
+
+
+def recognise(text: str) -> Problem | None:
+    """The problem that a task reads in free text, with its check; None when no task does."""
+    for name in tasks:
+        found: Problem | None = tasks.get(name)().recognise(text)
+        if found is not None:
+            return found
+    return None
+
+
+def engine(spec: Any) -> Engine:
+    """An engine from a model string, or from a mapping with `model` and engine arguments."""
+    if isinstance(spec, Engine):
+        return spec
+    settings = {"model": spec} if isinstance(spec, str) else dict(spec)
+    model = settings.pop("model", None)
+    if not isinstance(model, str) or "/" not in model:
+        raise ConfigError(
+            f"model {model!r} must look like engine/model, for example local/countdown-policy "
+            f"or openai/gpt-4o-mini; engines are {', '.join(engines)}"
+        )
+    kind, _, name = model.partition("/")
+    try:
+        made: Engine = engines.get(kind)(name, **settings)
+    except ImportError as missing:
+        raise ConfigError(
+            f"engine {kind!r} needs a package that is not installed ({missing.name}); "
+            f"run `pip install reasoning[{kind}]`"
+        ) from None
+    except TypeError as error:
+        raise ConfigError(f"engine {kind!r}: {error}") from None
+    return made
+
+
+def verifier(spec: Any) -> tuple[Verifier, str | None]:
+    """A verifier and the role of the model that serves it."""
+    if not isinstance(spec, dict):
+        return build(verifiers, spec), None
+    settings = dict(spec)
+    model = settings.pop("model", None)
+    return build(verifiers, settings), model
+
+
+def run_sync(main: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine to its end; in a thread of its own where a loop is running already."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(main)
+    result: list[T] = []
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            result.append(asyncio.run(main))
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
+    return result[0]
