@@ -118,8 +118,8 @@ class Draw:
                     try:
                         lease = await self.ctx.ledger.lease(self.role, most, least)
                     except BudgetExhausted:
-                        if number == 0:
-                            raise
+                        if number == 0 and len(items) == len(self.items):
+                            raise  # there is no chain at all
                         self.ctx.note_cut("budget")
                         return
                     granted = pricing.fitting(self.cost, self.size, self.cap, lease.worst)

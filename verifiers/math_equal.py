@@ -19,7 +19,15 @@ from reasoning.errors import ConfigError
 from reasoning.isolation import IsolatedFailure, IsolatedPool, shared_pool
 from reasoning.problem import Problem
 from reasoning.strategy import Rating, Verifier
-from reasoning.verifiers.math_text import MAX_ANSWER, canonical, in_base, is_word, normalise, number
+from reasoning.verifiers.math_text import (
+    MAX_ANSWER,
+    canonical,
+    in_base,
+    is_word,
+    normalise,
+    number,
+    spelling,
+)
 
 SYMBOLIC = "reasoning.verifiers.math_symbolic:equal"
 CACHED_PAIRS = 100_000
@@ -34,7 +42,7 @@ def quick(reference: str, answer: str) -> bool | None:
     Equal spellings are equal; two plain numbers are equal exactly when their values are, so that
     0.333 is not 1/3; numerals in two bases, and words, are equal only when spelled so.
     """
-    if canonical(reference) == canonical(answer):
+    if spelling(reference) == spelling(answer):
         return True
     if max(len(reference), len(answer)) > MAX_ANSWER or not answer.strip():
         return False

@@ -39,6 +39,7 @@ _THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d*)?")
 _DECIMAL = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)")
 _QUOTIENT = re.compile(r"([+-]?)(\d*)\\frac\{([+-]?\d+)\}\{([+-]?\d+)\}|([+-]?\d+)/(\d+)")
 _IN_BASE = re.compile(r"([+-]?[0-9A-Za-z]+)_\{?(\d+)\}?")
+_ASSIGNED = re.compile(r"[A-Za-z]=(.+)", re.DOTALL)
 _CHOICE = re.compile(r"\(([A-Za-z])\)")
 
 
@@ -66,18 +67,31 @@ def normalise(answer: str) -> str:
     return text[1:-1] if _CHOICE.fullmatch(text) else text
 
 
-def canonical(answer: str) -> str:
-    r"""The key by which votes are counted: equal keys are equal answers, not the reverse.
+def spelling(answer: str) -> str:
+    r"""The key of answers that are certainly equal: numbers by value, words without case.
 
-    Plain numbers become exact fractions ("5.5", "\frac{11}{2}" and "11/2" are "11/2"), words
-    lose their case. Answers that only algebra shows to be equal keep different keys;
-    `math_equal.groups` merges those.
+    "5.5", "\frac{11}{2}" and "11/2" are all "11/2". Different keys may still be equal answers.
     """
     text = normalise(answer)
     value = number(text)
     if value is not None:
         return str(value)
     return text.casefold() if is_word(answer) else text
+
+
+def canonical(answer: str) -> str:
+    """The key by which votes on one problem are counted.
+
+    `spelling`, and besides: the variable before an equality sign is dropped ("x=5" votes for
+    "5"), and a bare list is in no order ("7,5,3" votes for "3,5,7"). Answers that only algebra
+    shows to be equal keep different keys; `math_equal.groups` merges those too.
+    """
+    key = spelling(answer)
+    assigned = _ASSIGNED.fullmatch(key)
+    if assigned is not None and "=" not in assigned[1]:
+        key = spelling(assigned[1])
+    parts = _split(key)
+    return ",".join(sorted(spelling(part) for part in parts)) if len(parts) > 1 else key
 
 
 def number(text: str) -> Fraction | None:
@@ -114,6 +128,24 @@ def is_word(answer: str) -> bool:
         return len([c for c in found[1] if c.isalpha()]) > 1
     words = bare.replace(" ", "").replace("-", "").rstrip(".")
     return words.isalpha() and len(words) >= 4
+
+
+def _split(text: str) -> list[str]:
+    """Parts between commas outside all brackets; one part where there are brackets left open."""
+    if len(text) > MAX_ANSWER or "," not in text:
+        return [text]
+    parts, depth, start = [], 0, 0
+    for place, character in enumerate(text):
+        if character in "([{":
+            depth += 1
+        elif character in ")]}":
+            depth -= 1
+        elif character == "," and depth == 0:
+            parts.append(text[start:place])
+            start = place + 1
+        if depth < 0:
+            return [text]
+    return [*parts, text[start:]] if depth == 0 else [text]
 
 
 def _unwrapped(text: str) -> str:

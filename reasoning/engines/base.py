@@ -239,6 +239,10 @@ class Engine(abc.ABC):
         Goes into content hashes and run headers; holds no secret.
         """
 
+    def model_config(self) -> dict[str, Any] | None:
+        """The model's config.json, for the cost model; None when it is not at hand."""
+        return None
+
     async def counters(self) -> dict[str, float]:
         """The engine's own totals since start: `new`, `prefill`, `cached` (tokens). {} if unknown."""
         return {}

@@ -1,0 +1,210 @@
+"""Recipes: an experiment as YAML. Read, checked and expanded before anything is loaded or spent.
+
+    name: countdown-best-of-n
+    task: {name: countdown, split: test, count: 500}
+    models:
+      policy: local/countdown-policy
+      prm: {model: local/countdown-prm, dtype: float32}
+    verifiers:
+      verifier: {name: prm, model: prm}
+    sampling: {temperature: 1.0, max_tokens: 512}
+    strategies:
+      - single
+      - {name: best_of_n, n: [4, 16]}     # a list is a sweep axis
+    budgets: [{tokens: 4000}, {}]
+    seeds: [0, 1]
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from reasoning.budget import Budget
+from reasoning.configuration import Configuration, name_of
+from reasoning.costs.kinetics import HARDWARE, CostModel, ModelShape
+from reasoning.engines.base import Engine, Sampling
+from reasoning.errors import ConfigError
+from reasoning.naming import Spec, build, explain
+from reasoning.registry import chain_policies, strategies, tasks
+from reasoning.solver import engine, verifier
+
+MAX_RECIPE_BYTES = 1_000_000
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SamplingSpec(_Part):
+    """Sampling parameters by vLLM's names. max_tokens caps a whole chain."""
+
+    temperature: float = Field(default=1.0, ge=0.0)
+    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
+    top_k: int = Field(default=0, ge=0)
+    min_p: float = Field(default=0.0, ge=0.0, le=1.0)
+    stop: tuple[str, ...] = ()
+    logprobs: int | None = Field(default=None, ge=0)
+    max_tokens: int | None = Field(default=None, ge=1)
+
+    def sampling(self) -> Sampling:
+        return Sampling(**self.model_dump(exclude={"max_tokens"}))
+
+
+class BudgetSpec(_Part):
+    """Caps for one problem; see Budget."""
+
+    tokens: float | None = None
+    verifier_passes: float | None = None
+    flops: float | None = None
+    eflops: float | None = None
+    seconds: float | None = None
+    money: float | None = None
+
+    def budget(self) -> Budget:
+        whole = {"tokens", "verifier_passes"}
+        caps = self.model_dump(exclude_none=True)
+        return Budget(**{k: int(v) if k in whole and v % 1 == 0 else v for k, v in caps.items()})
+
+
+class Price(_Part):
+    """Money for a million tokens."""
+
+    prefill: float = Field(default=0.0, ge=0.0)
+    cached: float = Field(default=0.0, ge=0.0)
+    new: float = Field(default=0.0, ge=0.0)
+
+
+class Recipe(_Part):
+    """An experiment: every strategy times every budget times every seed on a task's problems."""
+
+    name: str = Field(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._-]*$")
+    task: Spec
+    models: dict[str, Spec] = Field(min_length=1)
+    verifiers: dict[str, Spec] = {}
+    sampling: SamplingSpec = SamplingSpec()
+    chain_policy: Spec = "plain"
+    strategies: list[Spec] = Field(min_length=1)
+    budgets: list[BudgetSpec] = Field(default=[BudgetSpec()], min_length=1)
+    seeds: list[int] = Field(default=[0], min_length=1)
+    prices: dict[str, Price] = {}
+    hardware: str | None = None
+    in_flight: int = Field(default=256, ge=1)
+
+    @field_validator("hardware")
+    @classmethod
+    def _known_hardware(cls, name: str | None) -> str | None:
+        if name is not None and name not in HARDWARE:
+            raise ValueError(f"unknown hardware; known are {', '.join(HARDWARE)}")
+        return name
+
+    @classmethod
+    def load(cls, path: str | Path) -> Recipe:
+        """Read a recipe file. Raises ConfigError with what is wrong and where."""
+        path = Path(path)
+        try:
+            raw = path.read_bytes()
+        except OSError as error:
+            raise ConfigError(f"recipe {path}: {error.strerror}") from None
+        if len(raw) > MAX_RECIPE_BYTES:
+            raise ConfigError(f"recipe {path} has {len(raw):,} bytes; a recipe is a short text")
+        try:
+            # safe_load: a recipe is data. Tags such as !!python/object are refused.
+            data = yaml.safe_load(raw)
+        except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+            reason = " ".join(str(error).split())
+            raise ConfigError(f"recipe {path} is not plain YAML: {reason}") from None
+        if not isinstance(data, dict):
+            raise ConfigError(f"recipe {path} must be a mapping with `name`, `task`, `models`, ...")
+        try:
+            recipe = cls(**data)
+            recipe.configurations()
+            recipe.build_task()
+        except ValidationError as error:
+            raise ConfigError(f"recipe {path}: {explain(error)}") from None
+        except ConfigError as error:
+            raise type(error)(f"recipe {path}: {error}") from None
+        return recipe
+
+    def build_task(self) -> Any:
+        """The task object and what selects its problems."""
+        spec = {"name": self.task} if isinstance(self.task, str) else dict(self.task)
+        return build(tasks, {k: v for k, v in spec.items() if k not in ("count",)})
+
+    @property
+    def count(self) -> int | None:
+        return self.task.get("count") if isinstance(self.task, dict) else None
+
+    def configurations(self) -> list[Configuration]:
+        """Every strategy under every budget, checked; replicates come from `seeds`.
+
+        Engines are made (not loaded) once and shared by all configurations.
+        """
+        engines = {role: engine(spec) for role, spec in self.models.items()}
+        checked = {role: verifier(spec) for role, spec in self.verifiers.items()}
+        policy = build(chain_policies, self.chain_policy)
+        costs = self._costs(engines)
+        found = []
+        for spec, budget in itertools.product(self.expanded(), self.budgets):
+            strategy = build(strategies, spec)
+            configuration = Configuration(
+                strategy=strategy,
+                policy=policy,
+                engines=engines,
+                verifiers=checked,
+                sampling=self.sampling.sampling(),
+                max_tokens=self.sampling.max_tokens,
+                budget=budget.budget(),
+                costs=costs,
+                label=_label(spec, name_of(strategy)),
+            )
+            configuration.check()
+            found.append(configuration)
+        return found
+
+    def expanded(self) -> Iterator[Spec]:
+        """Strategy specs with every list-valued setting expanded as a sweep axis."""
+        for spec in self.strategies:
+            if isinstance(spec, str):
+                yield spec
+                continue
+            axes = {
+                key: value
+                for key, value in spec.items()
+                if isinstance(value, list) and key != "candidates"
+            }
+            for values in itertools.product(*axes.values()):
+                yield {**spec, **dict(zip(axes, values, strict=True))}
+
+    def _costs(self, engines: dict[str, Engine]) -> dict[str, CostModel]:
+        intensity = CostModel().intensity
+        if self.hardware is not None:
+            peak, bandwidth = HARDWARE[self.hardware]
+            intensity = peak / bandwidth
+        for role in self.prices:
+            if role not in engines:
+                raise ConfigError(f"`prices` names role {role!r}, which `models` does not bind")
+        costs = {}
+        for role, model in engines.items():
+            price = self.prices.get(role, Price())
+            config = model.model_config()
+            costs[role] = CostModel(
+                shape=ModelShape.from_config(config) if config else None,
+                intensity=intensity,
+                prefill_price=price.prefill / 1e6,
+                cached_price=price.cached / 1e6,
+                token_price=price.new / 1e6,
+            )
+        return costs
+
+
+def _label(spec: Spec, name: str) -> str:
+    if isinstance(spec, str):
+        return name
+    settings = [f"{key}={value}" for key, value in spec.items() if key != "name"]
+    return f"{spec['name']}({', '.join(settings)})" if settings else str(spec["name"])
