@@ -1,0 +1,191 @@
+"""Trains the Countdown policy and draft from scratch, on the train split only.
+
+    python -m reasoning.evals.countdown.train_policy --size policy --minutes 45 --out FOLDER
+
+Loss on the trace only, AdamW, linear warm-up and cosine over the given minutes, batches bucketed
+by length, bf16 autocast. Stops after the minutes; resumes from FOLDER/checkpoint.pt.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import platform
+import random
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from reasoning.evals.countdown import data, tokenizer
+
+SIZES: dict[str, dict[str, Any]] = {
+    "policy": {"hidden_size": 256, "layers": 4, "heads": 4, "kv_heads": 2, "mlp": 768, "lr": 2e-3},
+    "draft": {"hidden_size": 128, "layers": 3, "heads": 2, "kv_heads": 1, "mlp": 384, "lr": 3e-3},
+}
+TOKENS_A_STEP = 8192
+
+
+def config(size: str) -> Qwen3Config:
+    shape = SIZES[size]
+    return Qwen3Config(
+        vocab_size=64,
+        hidden_size=shape["hidden_size"],
+        intermediate_size=shape["mlp"],
+        num_hidden_layers=shape["layers"],
+        num_attention_heads=shape["heads"],
+        num_key_value_heads=shape["kv_heads"],
+        head_dim=64,
+        max_position_embeddings=4096,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=1,
+        pad_token_id=0,
+        use_cache=True,
+    )
+
+
+def encode(pairs: list[tuple[str, str]]) -> list[tuple[list[int], int]]:
+    """(ids with EOS, length of the prompt) of each pair."""
+    ids = {c: i + 2 for i, c in enumerate(tokenizer.CHARACTERS)}
+    return [([ids[c] for c in p + t] + [1], len(p)) for p, t in pairs]
+
+
+def batches(
+    examples: list[tuple[list[int], int]], rng: random.Random
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """One epoch of (ids, labels), each about TOKENS_A_STEP tokens of similar lengths."""
+    order = sorted(range(len(examples)), key=lambda i: (len(examples[i][0]), rng.random()))
+    groups: list[list[int]] = [[]]
+    for i in order:
+        if (len(groups[-1]) + 1) * len(examples[i][0]) > TOKENS_A_STEP and groups[-1]:
+            groups.append([])
+        groups[-1].append(i)
+    rng.shuffle(groups)
+    made = []
+    for group in groups:
+        width = max(len(examples[i][0]) for i in group)
+        ids = torch.zeros(len(group), width, dtype=torch.long)
+        labels = torch.full((len(group), width), -100)
+        for row, i in enumerate(group):
+            tokens, start = examples[i]
+            ids[row, : len(tokens)] = torch.tensor(tokens)
+            labels[row, start : len(tokens)] = ids[row, start : len(tokens)]
+        made.append((ids, labels))
+    return made
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--size", choices=list(SIZES), default="policy")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, default=45)
+    parser.add_argument("--traces", type=int, default=240_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=2)
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    cache = args.out.parent / f"traces-{args.seed}-{args.traces}.json"
+    if cache.exists():
+        pairs = [tuple(pair) for pair in json.loads(cache.read_text())]
+    else:
+        pairs = data.parallel("train", args.traces, args.seed, args.processes)
+        cache.write_text(json.dumps(pairs))
+    train(args, encode(pairs))  # type: ignore[arg-type]
+
+
+def train(args: argparse.Namespace, examples: list[tuple[list[int], int]]) -> None:
+    torch.manual_seed(args.seed)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = Qwen3ForCausalLM(config(args.size)).to(device)
+    parameters = sum(p.numel() for p in model.parameters())
+    print(f"{parameters:,} parameters, {len(examples):,} traces", flush=True)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), SIZES[args.size]["lr"], betas=(0.9, 0.98), weight_decay=0.01
+    )
+    checkpoint = args.out / "checkpoint.pt"
+    step, spent, epoch, tokens = 0, 0.0, 0, 0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        step, spent, epoch, tokens = (state[k] for k in ("step", "spent", "epoch", "tokens"))
+    began, saved, running = time.monotonic() - spent, time.monotonic(), 0.0
+    while True:
+        for ids, labels in batches(examples, random.Random(f"{args.seed}/{epoch}")):
+            spent = time.monotonic() - began
+            progress = spent / (args.minutes * 60)
+            if progress >= 1:
+                finish(args, model, step, tokens, spent)
+                return
+            peak = SIZES[args.size]["lr"]
+            rate = peak * min(1.0, (step + 1) / 100) * (0.02 + 0.98 * _cosine(progress))
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            ids, labels = ids.to(device), labels.to(device)
+            with torch.autocast(device, torch.bfloat16):
+                loss = model(input_ids=ids, labels=labels).loss
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            step, tokens = step + 1, tokens + ids.numel()
+            running = loss.item() if step == 1 else 0.98 * running + 0.02 * loss.item()
+            if step % 50 == 0:
+                speed = tokens / spent if spent else 0
+                print(f"{step} {spent / 60:.1f}min loss {running:.4f} {speed:.0f}tok/s", flush=True)
+            if time.monotonic() - saved > 180:
+                saved = time.monotonic()
+                torch.save(
+                    {
+                        "model": model.state_dict(),
+                        "optimizer": optimizer.state_dict(),
+                        "step": step,
+                        "spent": spent,
+                        "epoch": epoch,
+                        "tokens": tokens,
+                    },
+                    checkpoint,
+                )
+                export(model, args.out)
+        epoch += 1
+
+
+def _cosine(progress: float) -> float:
+    return 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def export(model: torch.nn.Module, folder: Path) -> None:
+    """Weights (bf16 safetensors), config and tokenizer, as AutoModel and AutoTokenizer read them."""
+    import copy
+
+    saved = copy.deepcopy(model).to("cpu", torch.bfloat16)
+    saved.save_pretrained(str(folder), safe_serialization=True)  # type: ignore[operator]
+    tokenizer.save(folder)
+
+
+def finish(
+    args: argparse.Namespace, model: torch.nn.Module, step: int, tokens: int, spent: float
+) -> None:
+    from reasoning.evals.countdown.manifest import write
+
+    export(model, args.out)
+    write(
+        args.out,
+        command="python -m reasoning.evals.countdown.train_policy " + " ".join(sys.argv[1:]),
+        seed=args.seed,
+        split="train",
+        minutes=spent / 60,
+        training={"steps": step, "tokens": tokens, "traces": args.traces},
+        hardware=f"{platform.machine()}, {torch.get_num_threads()} threads, "
+        + ("cuda" if torch.cuda.is_available() else "cpu"),
+    )
+    print(f"done after {step} steps, {tokens:,} tokens, {spent / 60:.1f} minutes", flush=True)
+
+
+if __name__ == "__main__":
+    main()
