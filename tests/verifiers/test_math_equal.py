@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from fractions import Fraction
@@ -239,3 +241,13 @@ async def test_math_check_rates_chains() -> None:
 async def test_many_pairs_at_once(pool: IsolatedPool) -> None:
     pairs = [(f"x+{i}", f"{i}+x") for i in range(150)]
     assert await asyncio.wait_for(equal_batch(pairs, pool=pool), 60) == [True] * 150
+
+
+def test_what_workers_import_is_light() -> None:
+    code = (
+        "import sys, reasoning.isolated_worker, reasoning.verifiers.math_symbolic\n"
+        "import reasoning.evals.countdown.check\n"
+        "heavy = {'torch', 'transformers', 'vllm', 'datasets', 'matplotlib'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
