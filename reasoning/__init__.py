@@ -1,8 +1,8 @@
 """Test-time scaling for language models: every method, one generation layer, one budget.
 
-    import reasoning
-    reasoning.solve("Use 3, 7, 25, 50 to make 79", strategy="best_of_n",
-                    budget=reasoning.Budget(tokens=4000))
+import reasoning
+reasoning.solve("Use 3, 7, 25, 50 to make 79", strategy="best_of_n",
+                budget=reasoning.Budget(tokens=4000))
 """
 
 from __future__ import annotations

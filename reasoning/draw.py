@@ -26,7 +26,7 @@ from reasoning.engines.base import (
     Stream,
     TokenLogprob,
 )
-from reasoning.errors import BudgetExhausted, EngineReplyError, Stopped
+from reasoning.errors import BudgetExhausted, EngineReplyError, Stopped, first_error
 from reasoning.journal import Key, digest
 from reasoning.randomness import key as stream_key
 
@@ -96,9 +96,7 @@ class Draw:
             child = prefix.drawn(first + index)
             stream = Stream(stream_key(*ctx.stream_path, child.fork))
             stored_as = f"{content}-{len(prefix.ids)}-{stream.key:x}"
-            items.append(
-                _Item(child, stream, (*key, index), f"{stored_as}-{self.cap}", stored_as)
-            )
+            items.append(_Item(child, stream, (*key, index), f"{stored_as}-{self.cap}", stored_as))
         return items
 
     async def _replay(self, item: _Item, reply: dict[str, Any]) -> None:
@@ -130,7 +128,7 @@ class Draw:
                         return
                     group.create_task(self._send([item], lease, granted))
         except BaseExceptionGroup as failed:
-            raise _first(failed) from None
+            raise first_error(failed) from None
 
     async def _send(self, items: list[_Item], lease: Lease, granted: int) -> None:
         """Fetch chains from the store or the engine, charge them, write them down."""
@@ -167,6 +165,7 @@ class Draw:
             self._finish(item, completion, _reason(completion, granted < self.cap, cut))
         lease.settle(sum(usages, Usage()))
         if cut == "interrupted":
+            self.ctx.note_cut(cut)
             return  # a continued run asks for these again
         self._record(items, completions, usages)
         if cut is None and self.ctx.store and self.engine.capabilities.seeds:
@@ -227,9 +226,7 @@ class Draw:
 
     def _charge_loser(self, items: list[_Item], received: _Received, lease: Lease) -> None:
         """A cancelled ask: charge what was received, and record that it ended there."""
-        completions = {
-            i.stream.key: c for i, c in zip(items, received.completions(), strict=True)
-        }
+        completions = {i.stream.key: c for i, c in zip(items, received.completions(), strict=True)}
         usages = self._usages(items, completions, set(), received.usage(self.size))
         lease.settle(sum(usages, Usage()))
         if not self.ctx.session.halted:
@@ -312,11 +309,3 @@ def _reason(completion: Completion, shortened: bool, cut: str | None) -> ChainFi
     if completion.finish == "abort":
         return "deadline" if cut == "deadline" else "abort"
     return "budget" if shortened else "length"
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The first real error of a task group."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

@@ -22,7 +22,7 @@ class UnknownName(ConfigError):
 
 
 class CapabilityError(ConfigError):
-    """A strategy needs what its engine (or recording) cannot do. Raised before anything is spent."""
+    """A strategy needs what its engine (or recording) cannot do. Raised before any spending."""
 
 
 class ModelError(ConfigError):
@@ -49,7 +49,7 @@ class ReplayDiverged(JournalError):
 
 
 class BudgetBreach(ReasoningError):
-    """A hard cap was passed. This is a bug in an engine or in the ledger, never normal operation."""
+    """A hard cap was passed: a bug in an engine or in the ledger, never normal operation."""
 
 
 class EngineError(ReasoningError):
@@ -92,3 +92,10 @@ class DeadlinePassed(Stopped):
 
     def __init__(self, message: str, **details: Any) -> None:
         super().__init__("deadline", message, **details)
+
+
+def first_error(group: BaseException) -> BaseException:
+    """The first real error inside (nested) exception groups."""
+    while isinstance(group, BaseExceptionGroup):
+        group = group.exceptions[0]
+    return group

@@ -98,7 +98,7 @@ class Journal:
             ) from None
         file.seek(0)
         end = 0
-        for record, end in _records(path, file):
+        for record, end in _records(path, file):  # noqa: B007 (end is used below)
             if "k" in record:
                 key = _key(record["k"])
                 self._replies[key] = (record["d"], record["r"], record["a"])

@@ -1,18 +1,18 @@
 """Recipes: an experiment as YAML. Read, checked and expanded before anything is loaded or spent.
 
-    name: countdown-best-of-n
-    task: {name: countdown, split: test, count: 500}
-    models:
-      policy: local/countdown-policy
-      prm: {model: local/countdown-prm, dtype: float32}
-    verifiers:
-      verifier: {name: prm, model: prm}
-    sampling: {temperature: 1.0, max_tokens: 512}
-    strategies:
-      - single
-      - {name: best_of_n, n: [4, 16]}     # a list is a sweep axis
-    budgets: [{tokens: 4000}, {}]
-    seeds: [0, 1]
+name: countdown-best-of-n
+task: {name: countdown, split: test, count: 500}
+models:
+  policy: local/countdown-policy
+  prm: {model: local/countdown-prm, dtype: float32}
+verifiers:
+  verifier: {name: prm, model: prm}
+sampling: {temperature: 1.0, max_tokens: 512}
+strategies:
+  - single
+  - {name: best_of_n, n: [4, 16]}     # a list is a sweep axis
+budgets: [{tokens: 4000}, {}]
+seeds: [0, 1]
 """
 
 from __future__ import annotations

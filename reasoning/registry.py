@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class Registry:
-    """Names of one kind. Values are objects, or `module:attribute` strings imported on first use."""
+    """Names of one kind, for objects or `module:attribute` strings imported on first use."""
 
     def __init__(self, kind: str, builtin: dict[str, str]) -> None:
         self.kind = kind

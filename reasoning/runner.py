@@ -6,13 +6,19 @@ import asyncio
 import contextlib
 import signal
 import threading
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from reasoning.budget import Ledger
 from reasoning.configuration import Configuration
 from reasoning.context import Bindings, Context
-from reasoning.errors import BudgetBreach, JournalError, ReasoningError, Stopped
+from reasoning.errors import (
+    BudgetBreach,
+    JournalError,
+    ReasoningError,
+    Stopped,
+    first_error,
+)
 from reasoning.journal import Journal
 from reasoning.problem import Problem, Solution, Status
 from reasoning.replies import ReplyStore
@@ -114,26 +120,42 @@ class Runner:
             meta=outcome.meta,
         )
 
-    async def solve_all(self, jobs: Iterable[Job]) -> AsyncIterator[tuple[Job, Solution]]:
-        """Jobs as they are done, at most `in_flight` at once. After a halt no new one starts."""
-        waiting: Iterator[Job] = iter(jobs)
-        running: dict[asyncio.Task[Solution], Job] = {}
+    async def solve_all(
+        self, lanes: Iterable[Sequence[Job]]
+    ) -> AsyncIterator[tuple[Job, Solution]]:
+        """Solutions as they are done. After a halt no new job starts.
+
+        A lane's jobs are solved one after the other, so that what one drew the next finds in the
+        reply store; `in_flight` lanes run at once.
+        """
+        done: asyncio.Queue[tuple[Job, Solution] | None] = asyncio.Queue()
+        waiting = iter(lanes)
+
+        async def work() -> None:
+            for lane in waiting:
+                for job in lane:
+                    if self.session.halted:
+                        return
+                    done.put_nowait((job, await self.solve(job)))
+
+        async def work_all() -> None:
+            try:
+                async with asyncio.TaskGroup() as group:
+                    for _ in range(self.in_flight):
+                        group.create_task(work())
+            finally:
+                done.put_nowait(None)
+
+        running = asyncio.ensure_future(work_all())
         try:
-            while True:
-                while len(running) < self.in_flight and not self.session.halted:
-                    job = next(waiting, None)
-                    if job is None:
-                        break
-                    running[asyncio.ensure_future(self.solve(job))] = job
-                if not running:
-                    return
-                done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-                for task in sorted(done, key=lambda t: running[t].problem.id):
-                    yield running.pop(task), await task
+            while (item := await done.get()) is not None:
+                yield item
+            await running
+        except BaseExceptionGroup as failed:
+            raise first_error(failed) from None
         finally:
-            for task in running:
-                task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
 
 
 @contextlib.contextmanager

@@ -74,8 +74,10 @@ class Solver:
         self._folder = Path(run) if run is not None else None
         self._in_flight = in_flight
         self._runner: Runner | None = None
+        self._entered = 0  # the models stay loaded until the outermost `async with` ends
 
     async def __aenter__(self) -> Solver:
+        self._entered += 1
         if self._runner is None:
             folder = self._folder
             self._runner = Runner(
@@ -92,6 +94,9 @@ class Solver:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
+        self._entered -= 1
+        if self._entered:
+            return
         runner, self._runner = self._runner, None
         if runner is not None:
             runner.journal.close()
@@ -104,17 +109,15 @@ class Solver:
         async with self as solver:
             assert solver._runner is not None
             with interruptible(solver._runner.session):
-                return await solver._runner.solve(
-                    Job(problem, self._configuration), reraise=True
-                )
+                return await solver._runner.solve(Job(problem, self._configuration), reraise=True)
 
     async def asolve_many(self, problems: Iterable[str | Problem]) -> AsyncIterator[Solution]:
         """Solutions as they are done. One that fails has status `failed` and an error."""
-        jobs = (Job(self._problem(problem), self._configuration) for problem in problems)
+        lanes = ([Job(self._problem(problem), self._configuration)] for problem in problems)
         async with self as solver:
             assert solver._runner is not None
             with interruptible(solver._runner.session):
-                async for _, solution in solver._runner.solve_all(jobs):
+                async for _, solution in solver._runner.solve_all(lanes):
                     yield solution
 
     def solve(self, problem: str | Problem) -> Solution:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
-from typing import ClassVar
 
 from pydantic import Field
 
@@ -49,9 +48,7 @@ class _Sampled(Strategy, abc.ABC):
         return self.n
 
     @abc.abstractmethod
-    async def choose(
-        self, ctx: Context, chains: Sequence[Chain], majority: Outcome
-    ) -> Outcome: ...
+    async def choose(self, ctx: Context, chains: Sequence[Chain], majority: Outcome) -> Outcome: ...
 
 
 class Majority(_Sampled):

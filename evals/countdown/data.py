@@ -23,7 +23,9 @@ TARGETS_A_DRAW = 4  # problems made of one draw of numbers: the solver's walk is
 MAX_TRACE = 900  # characters; longer traces are dropped
 
 
-def sampled(which: Split, rng: random.Random, mixture: dict[int, int]) -> Iterator[CountdownProblem]:
+def sampled(
+    which: Split, rng: random.Random, mixture: dict[int, int]
+) -> Iterator[CountdownProblem]:
     """Endless solvable problems of a split; targets uniform over what the numbers can make."""
     while True:
         (count,) = rng.choices(list(mixture), list(mixture.values()))

@@ -1,12 +1,12 @@
 """Traces: a search written out line by line, as the models learn to write it.
 
-    14 17 75 10 = 50                the prompt
-    75-10=65 : 14 17 65             an operation and the numbers that are left
-    65-17=48 : 14 48
-    48+14=62 : 62
-    wait 14 17 65                   reflection: the state gone back to
-    ...
-    answer (14*10)-(75+17)
+14 17 75 10 = 50                the prompt
+75-10=65 : 14 17 65             an operation and the numbers that are left
+65-17=48 : 14 48
+48+14=62 : 62
+wait 14 17 65                   reflection: the state gone back to
+...
+answer (14*10)-(75+17)
 """
 
 from __future__ import annotations

@@ -90,6 +90,4 @@ class CostModel:
         return self.flops(context, new, prefill) + self.intensity * read
 
     def money(self, new: int, prefill: int, cached: int) -> float:
-        return (
-            self.token_price * new + self.prefill_price * prefill + self.cached_price * cached
-        )
+        return self.token_price * new + self.prefill_price * prefill + self.cached_price * cached

@@ -32,9 +32,7 @@ def decoded(cost: CostModel, context: int, work: EngineUsage, *, shared: bool = 
         abandoned=work.abandoned,
         asks=0 if shared else 1,
         flops=cost.flops(context, work.new, work.prefill),
-        eflops=cost.eflops(
-            context, work.new, work.prefill, shared=context if shared else 0
-        ),
+        eflops=cost.eflops(context, work.new, work.prefill, shared=context if shared else 0),
         money=cost.money(work.new, work.prefill, work.cached),
     )
 

@@ -127,9 +127,7 @@ class ScriptedEngine(Engine):
         self, request: SampleRequest, index: int, prompt: str, sink: Sink | None
     ) -> Completion:
         # The script sees the prompt without what this chain has written of itself.
-        line = self._script(
-            prompt[: len(prompt) - request.position], request.streams[index].key
-        )
+        line = self._script(prompt[: len(prompt) - request.position], request.streams[index].key)
         script = [*self.tokenizer.encode(line.text), *([EOS] if line.ends else [])]
         ids: list[int] = []
         sampling = request.sampling
@@ -172,9 +170,7 @@ class ScriptedEngine(Engine):
     async def choose(self, prefix_ids: Sequence[int], option_ids: Sequence[int]) -> ChooseReply:
         self.totals.prefill += len(prefix_ids)
         share = 1.0 / len(option_ids)
-        return ChooseReply(
-            (share,) * len(option_ids), 1.0, EngineUsage(prefill=len(prefix_ids))
-        )
+        return ChooseReply((share,) * len(option_ids), 1.0, EngineUsage(prefill=len(prefix_ids)))
 
     async def pool(self, ids: Sequence[int], positions: Sequence[int]) -> PoolReply:
         if self._rewards is None:

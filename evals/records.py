@@ -1,0 +1,62 @@
+"""Records: one line for each (problem, configuration, replicate) that a run has finished."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from reasoning.configuration import Configuration
+from reasoning.errors import DataError
+from reasoning.evals.grading import Grade
+from reasoning.problem import Problem, Solution
+
+RESULTS = "results.jsonl"
+
+
+def record(
+    run: str,
+    identity: str,
+    configuration: Configuration,
+    problem: Problem,
+    replicate: int,
+    solution: Solution,
+    grade: Grade,
+) -> dict[str, Any]:
+    """A result as JSON values. A failed problem counts as failed, whatever it left behind."""
+    failed = solution.status in ("failed", "group_aborted")
+    return {
+        "run": run,
+        "configuration": identity,
+        "label": configuration.label,
+        "strategy": configuration.describe()["strategy"]["name"],
+        "settings": configuration.describe()["strategy"],
+        "budget": str(configuration.budget),
+        "oracle": configuration.oracle,
+        "task": problem.task,
+        "split": problem.meta.get("split"),
+        "problem": problem.id,
+        "replicate": replicate,
+        "status": solution.status,
+        "answer": solution.answer,
+        "grade": "failed" if failed else str(grade.outcome),
+        "reason": solution.error if failed else grade.reason,
+        "usage": solution.usage.sparse(),
+        "seconds": round(solution.seconds, 4),
+    }
+
+
+def read(folders: Iterable[Path]) -> Iterator[dict[str, Any]]:
+    """All records of run folders. A torn last line is left out; any other bad line is an error."""
+    for folder in folders:
+        path = folder / RESULTS if folder.is_dir() else folder
+        try:
+            lines = path.read_bytes().split(b"\n")
+        except OSError as error:
+            raise DataError(f"{path}: {error.strerror}; run a recipe first") from None
+        for number, line in enumerate(lines[:-1], 1):
+            try:
+                yield json.loads(line)
+            except ValueError:
+                raise DataError(f"{path}:{number} is not a result record") from None

@@ -1,0 +1,253 @@
+"""Solving on the scripted engine: budgets, resume, races, deadlines, interruptions."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+import reasoning
+from reasoning import Budget, Problem, Solver
+from reasoning.engines.scripted import Line, ScriptedEngine, VirtualTimeLoop
+from reasoning.errors import (
+    BudgetExhausted,
+    CapabilityError,
+    ConfigError,
+    EngineError,
+    JournalError,
+    PromptError,
+    ReplayDiverged,
+    UnknownName,
+)
+
+ANSWERS = ["answer a", "answer b", "answer a long one", "no idea"]
+
+
+def problem(name: str = "p", **settings: object) -> Problem:
+    return Problem(
+        name,
+        ({"role": "user", "content": f"question {name}"},),
+        extract=lambda text: text.split("answer ", 1)[1] if "answer " in text else None,
+        check=lambda answer: answer == "b",
+        **settings,  # type: ignore[arg-type]
+    )
+
+
+def majority(engine: ScriptedEngine, n: int = 16, **settings: object) -> Solver:
+    return Solver({"policy": engine}, strategy={"name": "majority", "n": n}, **settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("tokens", [1, 7, 60, 100, 1000])
+def test_a_budget_is_never_passed_and_cuts_n(tokens: int) -> None:
+    engine = ScriptedEngine(script=ANSWERS)
+    solution = majority(engine, budget=Budget(tokens=tokens), max_tokens=30).solve(problem())
+    assert solution.usage.tokens <= tokens
+    assert solution.usage.tokens == engine.totals.new
+    assert solution.status == ("ok" if tokens == 1000 else "budget")
+
+
+def test_a_flops_budget_too_small_for_the_prompt_spends_nothing() -> None:
+    from reasoning.costs.kinetics import CostModel, ModelShape
+
+    engine = ScriptedEngine(script=ANSWERS)
+    costs = {"policy": CostModel(ModelShape(1e6, 1e3, 2))}
+    solution = majority(engine, budget=Budget(flops=1e3), costs=costs).solve(problem())
+    assert solution.status == "budget" and solution.answer is None
+    assert "flops" in (solution.error or "") and engine.totals.requests == 0
+
+
+@pytest.mark.parametrize("n", [1, 4, 16])
+def test_strategies_share_their_luck(n: int) -> None:
+    engine = ScriptedEngine(script=ANSWERS)
+    majority(engine, n).solve(problem())
+    majority(engine, 16).solve(problem())
+    small, large = engine.totals.log
+    assert large.streams[:n] == small.streams
+
+
+def test_a_run_is_continued_without_asking_again(tmp_path: Path) -> None:
+    engine = ScriptedEngine(script=ANSWERS)
+    settings = {"budget": Budget(tokens=100), "max_tokens": 30, "run": tmp_path}
+    first = majority(engine, **settings).solve(problem())
+    asked = engine.totals.requests
+    second = majority(engine, **settings).solve(problem())
+    assert engine.totals.requests == asked
+    assert (second.answer, second.text, second.status, second.usage) == (
+        first.answer,
+        first.text,
+        first.status,
+        first.usage,
+    )
+
+
+@pytest.mark.parametrize("kept", [0, 1, 3, 7])
+def test_a_problem_is_continued_in_its_middle(tmp_path: Path, kept: int) -> None:
+    """What a kill left in the journal is replayed; the rest is asked; the result is the same."""
+    settings = {"budget": Budget(tokens=100), "max_tokens": 30, "run": tmp_path}
+    whole = majority(ScriptedEngine(script=ANSWERS), **settings).solve(problem())
+    journal = tmp_path / "journal.jsonl"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    replies = [line for line in lines if line.startswith(b'{"k"')][:kept]
+    journal.write_bytes(b"".join(replies) + b'{"k":["torn')
+    (tmp_path / "replies.sqlite").unlink()
+    engine = ScriptedEngine(script=ANSWERS)
+    again = majority(engine, **settings).solve(problem())
+    assert (again.answer, again.text, again.status) == (whole.answer, whole.text, whole.status)
+    assert again.usage.tokens == whole.usage.tokens
+    assert engine.totals.requests == len(
+        [line for line in lines if line.startswith(b'{"k"')]
+    ) - kept
+
+
+def test_a_replay_that_asks_something_else_stops(tmp_path: Path) -> None:
+    def recorded(text: str) -> None:
+        journal = tmp_path / "journal.jsonl"
+        journal.write_text(journal.read_text().replace(text, "0" * len(text)))
+
+    engine = ScriptedEngine(script=ANSWERS)
+    majority(engine, run=tmp_path).solve(problem())
+    digest = (tmp_path / "journal.jsonl").read_text().split('"d":"')[1][:20]
+    recorded(digest)
+    with pytest.raises(ReplayDiverged, match="asked now"):
+        majority(engine, run=tmp_path).solve(problem())
+
+
+def test_the_store_gives_a_sweep_its_samples_once(tmp_path: Path) -> None:
+    engine = ScriptedEngine(script=ANSWERS)
+    majority(engine, 4, run=tmp_path).solve(problem())
+    drawn = engine.totals.new
+    solution = majority(engine, 16, run=tmp_path).solve(problem())
+    assert solution.usage.reused == drawn
+    assert solution.usage.tokens == engine.totals.new
+    alone = majority(ScriptedEngine(script=ANSWERS), 16).solve(problem())
+    assert (alone.text, alone.usage.tokens) == (solution.text, solution.usage.tokens)
+
+
+def test_a_journal_in_use_is_not_shared(tmp_path: Path) -> None:
+    from reasoning.journal import Journal
+
+    held = Journal(tmp_path / "journal.jsonl")
+    with pytest.raises(JournalError, match="in use"):
+        majority(ScriptedEngine(script=ANSWERS), run=tmp_path).solve(problem())
+    held.close()
+
+
+def test_first_verified_cancels_the_rest_and_charges_what_was_received(tmp_path: Path) -> None:
+    def script(prompt: str, key: int) -> Line:
+        quick = key == first[0]
+        return Line("answer b" if quick else "answer " + "x" * 50, seconds=1.0)
+
+    first: list[int] = []
+    engine = ScriptedEngine(script=script)
+
+    def solver() -> Solver:
+        return Solver(
+            {"policy": engine},
+            strategy={"name": "first_verified", "n": 4},
+            verifiers={"verifier": "check"},
+            run=tmp_path,
+        )
+
+    from reasoning.randomness import key
+
+    first.append(key(0, "p", 0, "", ((0, 2),)))
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        solution = runner.run(solver().asolve(problem()))
+    assert solution.answer == "b"
+    # 9 tokens a chain when the winner was done, and at most one more in flight for each loser.
+    assert 36 <= solution.usage.tokens <= 39
+    assert engine.totals.open == 0
+    asked = engine.totals.requests
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        replayed = runner.run(solver().asolve(problem()))
+    assert engine.totals.requests == asked
+    assert (replayed.answer, replayed.usage) == (solution.answer, solution.usage)
+
+
+def test_a_deadline_gives_the_best_so_far() -> None:
+    engine = ScriptedEngine(script=[Line("answer b", seconds=1.0)])
+    solver = majority(engine, 4, budget=Budget(seconds=7.5))
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        solution = runner.run(solver.asolve(problem()))
+    assert (solution.status, solution.text, solution.seconds) == ("deadline", "answer ", 7.5)
+    assert solution.usage.tokens == engine.totals.new == 28
+
+
+def test_a_halt_ends_every_problem_in_order() -> None:
+    engine = ScriptedEngine(script=[Line("answer b", seconds=1.0)])
+    solver = majority(engine, 2)
+
+    async def main() -> list[reasoning.Solution]:
+        async with solver:
+            assert solver._runner is not None
+            asyncio.get_running_loop().call_later(3, solver._runner.session.halt)
+            return [s async for s in solver.asolve_many([problem("p"), problem("q")])]
+
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        solutions = runner.run(main())
+    assert [s.status for s in solutions] == ["interrupted", "interrupted"]
+
+
+def test_an_engine_fault_fails_its_problem_and_no_other() -> None:
+    def script(prompt: str, key: int) -> Line:
+        fault = EngineError("the engine broke") if "bad" in prompt else None
+        return Line("answer b", fault=fault, fault_after=3)
+
+    solutions = majority(ScriptedEngine(script=script)).solve_many([problem("bad"), problem("good")])
+    assert [s.status for s in solutions] == ["failed", "ok"]
+    assert solutions[0].error == "EngineError: the engine broke"
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "words"),
+    [
+        ({"strategy": "best_of_m"}, UnknownName, "did you mean best_of_n"),
+        ({"strategy": {"name": "majority", "m": 3}}, ConfigError, "unknown setting `m`"),
+        ({"strategy": {"name": "majority", "n": 0}}, ConfigError, "`n`"),
+        ({"strategy": "best_of_n"}, UnknownName, "verifier"),
+        ({"models": {"policy": "nothing/x"}}, UnknownName, "nothing"),
+        ({"models": {"draft": ScriptedEngine()}}, UnknownName, "policy"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_runs(
+    settings: dict[str, object], error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        Solver(**({"models": {"policy": ScriptedEngine()}, "strategy": "single"} | settings))  # type: ignore[arg-type]
+
+
+def test_prompts_that_cannot_be_asked() -> None:
+    for content, words in (("", "empty"), ("a\0b", "NUL"), ("x" * 1_000_001, "shorten")):
+        with pytest.raises(PromptError, match=words):
+            Problem("p", ({"role": "user", "content": content},))
+    engine = ScriptedEngine(script=ANSWERS, context_length=8)
+    with pytest.raises(PromptError, match="context"):
+        majority(engine).solve(problem())
+
+
+def test_a_missing_capability_is_named_before_anything_is_spent() -> None:
+    engine = ScriptedEngine(script=ANSWERS)
+    solver = Solver(
+        {"policy": engine, "prm": engine},
+        strategy="best_of_n",
+        verifiers={"verifier": {"name": "prm", "model": "prm"}},
+    )
+    with pytest.raises(CapabilityError, match="pool"):
+        solver.solve(problem())
+    assert engine.totals.requests == 0
+
+
+def test_best_of_n_and_weighted_choose_by_reward() -> None:
+    rewards = {"a": 0.62, "b": 0.63, "a long one": 0.91}
+    engine = ScriptedEngine(
+        script=ANSWERS[:3], rewards=lambda text: rewards[text.split("answer ", 1)[1]]
+    )
+    models = {"policy": engine, "prm": engine}
+    verifiers = {"verifier": {"name": "prm", "model": "prm"}}
+    best = Solver(models, strategy="best_of_n", verifiers=verifiers).solve(problem())
+    assert best.answer == "a long one" and best.usage.verifier_passes == 16
+    few = Solver(
+        models, strategy="best_of_n", verifiers=verifiers, budget=Budget(verifier_passes=3)
+    ).solve(problem())
+    assert few.usage.verifier_passes == 3
+    with pytest.raises(BudgetExhausted):
+        raise BudgetExhausted("shape of the error")
