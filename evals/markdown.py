@@ -1,0 +1,93 @@
+"""Markdown: a table's text, put between a document's markers in place.
+
+A document holds `<!-- table:NAME -->` and `<!-- /table:NAME -->`; what stands between them is
+written by a command and by nobody else.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from reasoning.errors import ConfigError, DataError
+from reasoning.evals.table import COSTS, Row, cells, header, totals
+
+_NAME = re.compile(r"[A-Za-z0-9._-]+")
+_SPECIAL = re.compile(r"([\\`*_{}\[\]<>|~$&])")
+
+
+def render(
+    made: Sequence[Row], commands: Mapping[str, str], *, costs: Sequence[str] = COSTS
+) -> str:
+    """The rows as a Markdown table whose last column is the command that made each.
+
+    commands: by run name. Raises ConfigError for a run without one: a number in a document comes
+    from a command in it.
+    """
+    missing = sorted({row.run for row in made} - set(commands))
+    if missing:
+        raise ConfigError(f"no command is given for run {', '.join(missing)}")
+    titles = header(made, costs)
+    lines = [_line([*titles, "command"]), "|" + "---|" * (len(titles) + 1)]
+    for row in made:
+        # What stands before the number of questions is text from recipes; the rest is our own.
+        texts = cells(row, made, costs)
+        own = titles.index("n")
+        texts = [escaped(text) for text in texts[:own]] + texts[own:]
+        lines.append(_line([*texts, _code(commands[row.run])]))
+    lines += ["", f"Costs are means of a question; {totals(made)}."]
+    return "\n".join(lines)
+
+
+def escaped(text: str) -> str:
+    """Text that Markdown shows as it is, on one line."""
+    return _SPECIAL.sub(r"\\\1", " ".join(text.split()))
+
+
+def replace(path: Path, name: str, text: str) -> bool:
+    """Put `text` between the markers of `name`; whether the document changed.
+
+    Written to a file beside it and renamed, so that a document is never half written.
+    Raises DataError unless each marker stands in the document once, in order.
+    """
+    if not _NAME.fullmatch(name):
+        raise ConfigError(f"a table's name is letters, digits, '.', '_' and '-', not {name!r}")
+    try:
+        old = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}") from None
+    start, end = f"<!-- table:{name} -->", f"<!-- /table:{name} -->"
+    for marker in (start, end):
+        if old.count(marker) != 1:
+            raise DataError(f"{path} holds {marker!r} {old.count(marker)} times instead of once")
+    head, _, rest = old.partition(start)
+    _, found, tail = rest.partition(end)
+    if not found:
+        raise DataError(f"{path}: {end!r} stands before {start!r}")
+    if start in text or end in text:
+        raise ConfigError(f"the text for table {name!r} holds its own markers")
+    new = f"{head}{start}\n{text.strip()}\n{end}{tail}"
+    if new == old:
+        return False
+    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(new)
+        Path(beside).chmod(path.stat().st_mode)
+        Path(beside).replace(path)
+    except BaseException:
+        Path(beside).unlink(missing_ok=True)
+        raise
+    return True
+
+
+def _line(texts: Sequence[str]) -> str:
+    return "| " + " | ".join(texts) + " |"
+
+
+def _code(command: str) -> str:
+    # A bar would end the cell even inside backticks; backticks would end the code.
+    return "`" + " ".join(command.split()).replace("`", "'").replace("|", "\\|") + "`"
