@@ -9,8 +9,9 @@ choice of the configuration too, and all methods share one draw of questions.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,6 +24,9 @@ from reasoning.evals.statistics import (
     bootstrap_means,
     percentile,
 )
+
+if TYPE_CHECKING:
+    from reasoning.evals.table import Row
 
 Floats = NDArray[np.float64]
 Between = Literal["step", "log"]
@@ -56,6 +60,35 @@ def curve(
     m = right.shape[1]
     drawn = bootstrap_means(np.concatenate([right, spent], axis=1), replicates, seed)
     return Curve(right.mean(axis=0), spent.mean(axis=0), drawn[:, :m], drawn[:, m:])
+
+
+def of_rows(
+    made: Sequence[Row],
+    cost: str = "tokens",
+    *,
+    questions: Sequence[str] | None = None,
+    replicates: int = REPLICATES,
+    seed: int = 0,
+) -> Curve:
+    """The curve of one method from its rows in a table, one row for each configuration.
+
+    questions: ids, by default those that all rows have. To pair two methods, build both curves on
+    `shared_questions` of all their rows.
+    """
+    ids = shared_questions(made) if questions is None else list(questions)
+    try:
+        scores = [[row.scores[question] for row in made] for question in ids]
+        spent = [[row.costs[cost][question] for row in made] for question in ids]
+    except KeyError as missing:
+        raise ConfigError(f"a row has no {missing} for its curve over {cost}") from None
+    if not scores:
+        raise ConfigError("the rows of a curve have no question in common")
+    return curve(scores, spent, replicates=replicates, seed=seed)
+
+
+def shared_questions(made: Sequence[Row]) -> list[str]:
+    """Ids of the questions that all rows have, in order."""
+    return sorted(set.intersection(*(set(row.scores) for row in made))) if made else []
 
 
 def accuracy_at(curve: Curve, cost: float, *, level: float = LEVEL) -> Estimate:

@@ -15,6 +15,7 @@ import pytest
 from rich.console import Console
 
 from reasoning.errors import ConfigError, DataError
+from reasoning.evals.curves import of_rows, reach_ratio, shared_questions
 from reasoning.evals.markdown import escaped, render, replace
 from reasoning.evals.plot import plot
 from reasoning.evals.table import header, percent, rich_table, rows, totals
@@ -144,6 +145,22 @@ def test_a_baseline_of_the_same_budget_is_taken() -> None:
     apart = record(configuration="odd", label="odd", problem="elsewhere")
     with pytest.raises(ConfigError, match="no question in common"):
         rows([record(), apart], baseline="single", replicates=50)
+
+
+def test_curves_of_rows_share_their_questions() -> None:
+    made = rows(sweep(), replicates=50)
+    ours = [row for row in made if row.strategy == "best_of_n"]
+    theirs = [row for row in made if row.strategy == "majority"]
+    ids = shared_questions(ours + theirs)
+    assert len(ids) == QUESTIONS
+    mine, other = (of_rows(x, questions=ids, replicates=200) for x in (ours, theirs))
+    assert mine.cost.tolist() == pytest.approx([row.cost("tokens") for row in ours])
+    assert mine.accuracy.tolist() == pytest.approx([row.value.value for row in ours])
+    assert reach_ratio(mine, other, 0.6, between="log").value > 0
+    with pytest.raises(ConfigError, match="'money'"):
+        of_rows(ours, "money")
+    with pytest.raises(ConfigError, match="no question"):
+        of_rows([])
 
 
 @pytest.mark.parametrize(

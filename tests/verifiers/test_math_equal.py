@@ -151,7 +151,6 @@ async def test_algebra(pool: IsolatedPool, reference: str, answer: str, same: bo
     ],
 )
 async def test_no_answer_hangs_or_passes(answer: str) -> None:
-    start = time.monotonic()
     with IsolatedPool(workers=1, seconds=1.0) as pool:
         await pool.call("reasoning.verifiers.math_symbolic:equal", "1", "1", seconds=60.0)
         begun = time.monotonic()
@@ -159,7 +158,7 @@ async def test_no_answer_hangs_or_passes(answer: str) -> None:
             assert await equal("7", answer, pool=pool) is False
         except IsolatedFailure as failure:
             assert failure.reason in ("timeout", "memory", "died")
-        assert time.monotonic() - begun < 5.0, begun - start
+        assert time.monotonic() - begun < 10.0
 
 
 async def test_batches_know_what_is_undecided() -> None:
