@@ -1,0 +1,176 @@
+"""The command line: solve, run, table, ls, validate.
+
+An error raised on purpose is one line on stderr and exit code 1 (2 for wrong usage); --debug
+shows the traceback. Text that comes from models or files is never read as markup.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from reasoning.errors import ConfigError, ReasoningError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Spend more compute at inference time, and know what it bought.",
+)
+console = Console()
+
+
+@app.command()
+def solve(
+    question: Annotated[str, typer.Argument(help="for example 'Use 3, 7, 25, 50 to make 79'")],
+    strategy: Annotated[str, typer.Option(help="`reasoning ls strategy` lists them")] = "best_of_n",
+    n: Annotated[int | None, typer.Option("-n", help="chains, for strategies that take n")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="policy model, engine/model; default: the shipped one")
+    ] = None,
+    base_url: Annotated[str | None, typer.Option(help="of an openai/ model")] = None,
+    tokens: Annotated[int | None, typer.Option(help="budget: new tokens")] = None,
+    seconds: Annotated[float | None, typer.Option(help="budget: seconds")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="cap for one chain")] = None,
+    temperature: Annotated[float, typer.Option(help="0 is greedy")] = 1.0,
+    seed: int = 0,
+    show: Annotated[bool, typer.Option("--show", help="print the solution text")] = False,
+) -> None:
+    """Solve one problem and print the answer and what was spent."""
+    from reasoning import Budget, Sampling, Solver
+
+    models: Any = model
+    if model is not None and base_url is not None:
+        models = {"policy": {"model": model, "base_url": base_url}}
+    solver = Solver(
+        models,
+        strategy=strategy if n is None else {"name": strategy, "n": n},
+        budget=Budget(tokens=tokens, seconds=seconds),
+        sampling=Sampling(temperature=temperature),
+        max_tokens=max_tokens,
+        seed=seed,
+    )
+    solution = solver.solve(question)
+    if show:
+        console.print(solution.text, markup=False, highlight=False)
+    console.print(f"answer  {escape(solution.answer or 'none')}", highlight=False)
+    console.print(f"status  {solution.status}")
+    used = ", ".join(f"{value:g} {name}" for name, value in solution.usage.sparse().items())
+    console.print(f"spent   {used} in {solution.seconds:.2f} s", highlight=False)
+    if solution.answer is None:
+        why = solution.error or "no chain ended with an answer; raise the budget"
+        raise ReasoningError(why)
+
+
+@app.command()
+def run(
+    recipe: Annotated[Path, typer.Argument(help="a YAML file")],
+    out: Annotated[Path | None, typer.Option(help="run folder; default runs/<recipe name>")] = None,
+) -> None:
+    """Run a recipe; run it again to continue after an interruption."""
+    from reasoning.evals import experiment
+    from reasoning.recipe import Recipe
+
+    loaded = Recipe.load(recipe)
+    folder = out or Path("runs") / loaded.name
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+    )
+    with bar:
+        shown = bar.add_task(escape(loaded.name), total=None, note="loading")
+        right = tokens = 0
+
+        def progress(record: dict[str, Any], left: int) -> None:
+            nonlocal right, tokens
+            right += record["grade"] == "correct"
+            tokens += record["usage"].get("tokens", 0)
+            done = int(bar.tasks[0].completed) + 1
+            bar.update(
+                shown,
+                completed=done,
+                total=done + left,
+                note=f"{right / done:.0%} right, {tokens:,} tokens",
+            )
+
+        summary = experiment.run_sync(loaded, folder, progress)
+    console.print(str(summary), highlight=False)
+    spent = summary.usage
+    console.print(
+        f"spent {spent.tokens:,} tokens ({spent.reused:,} reused), {spent.prefill:,} prefilled, "
+        f"{spent.cached:,} cached, {spent.verifier_passes:,} verifier passes, "
+        f"{summary.abandoned:,.0f} abandoned",
+        highlight=False,
+    )
+    for key in summary.asked_again:
+        console.print(f"asked again: {'/'.join(map(str, key))}", markup=False, highlight=False)
+    if summary.interrupted:
+        console.print(f"interrupted; `reasoning run {recipe}` continues it", markup=False)
+        raise typer.Exit(130)
+
+
+@app.command()
+def validate(recipe: Annotated[Path, typer.Argument(help="a YAML file")]) -> None:
+    """Check a recipe without loading a model, and list what it would run."""
+    from reasoning.recipe import Recipe
+
+    loaded = Recipe.load(recipe)
+    for configuration in loaded.configurations():
+        console.print(f"{configuration.label}  budget: {configuration.budget}", markup=False)
+    console.print("the recipe is right")
+
+
+@app.command("ls")
+def list_kind(
+    kind: Annotated[str, typer.Argument(help="strategy, chain_policy, verifier, engine, ...")],
+) -> None:
+    """List what is registered of a kind, with the first line of its documentation."""
+    from reasoning.registry import KINDS
+
+    if kind not in KINDS:
+        raise ConfigError(f"unknown kind {kind!r}: known are {', '.join(KINDS)}")
+    table = Table(box=None, show_header=False)
+    for name in KINDS[kind]:
+        try:
+            text = (KINDS[kind].get(name).__doc__ or "").strip().split("\n")[0]
+        except ImportError as missing:
+            text = f"needs a package that is not installed: {missing.name}"
+        table.add_row(escape(name), escape(text))
+    console.print(table)
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="full traceback of errors")] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Entry point. One line for an error raised on purpose."""
+    if "--debug" in sys.argv[1:]:
+        app()
+        return
+    try:
+        app()
+    except ReasoningError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

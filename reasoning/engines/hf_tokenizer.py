@@ -1,0 +1,78 @@
+"""Hugging Face tokenizers behind the core's Tokenizer interface."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from reasoning.errors import ModelError, PromptError
+
+
+class HFTokenizer:
+    """encode adds no special tokens; decode leaves out special tokens and cleans nothing up."""
+
+    def __init__(self, folder: str | Path) -> None:
+        from transformers import AutoTokenizer
+
+        try:
+            self._tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+        except Exception as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ModelError(f"{folder}: the tokenizer cannot be loaded: {reason}") from None
+        self.eos_id: int | None = self._tokenizer.eos_token_id
+        self.vocab_size = len(self._tokenizer)
+
+    def encode(self, text: str) -> list[int]:
+        return list(self._tokenizer.encode(text, add_special_tokens=False))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return str(
+            self._tokenizer.decode(
+                list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
+        )
+
+    def render(self, messages: Sequence[dict[str, str]]) -> list[int]:
+        """Through the chat template; without one, the contents, one after the other.
+
+        Raises PromptError for text that the vocabulary cannot express.
+        """
+        if self._tokenizer.chat_template:
+            text = self._tokenizer.apply_chat_template(
+                list(messages), add_generation_prompt=True, tokenize=False
+            )
+        else:
+            text = "".join(f"{m['content']}\n" for m in messages)
+        ids = self.encode(text)
+        unknown = self._tokenizer.unk_token_id
+        pad = self._tokenizer.pad_token_id
+        if text and (not ids or (unknown is not None and unknown in ids) or self._lost(text, ids)):
+            raise PromptError(
+                f"the model's vocabulary cannot express all of {text[:60]!r}; this model reads "
+                f"only the text it was trained on (pad id {pad})"
+            )
+        return ids
+
+    def _lost(self, text: str, ids: list[int]) -> bool:
+        """Whether characters fell out: a small vocabulary without an unknown token drops them."""
+        return self.vocab_size < 1000 and self.decode(ids) != text
+
+
+class Detokenizer:
+    """Text of a growing list of ids, piece by piece; holds back an unfinished character."""
+
+    def __init__(self, tokenizer: HFTokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._ids: list[int] = []
+        self._start = 0  # ids before it are settled
+        self._seen = 0  # ids whose text was handed out
+
+    def feed(self, token: int) -> str:
+        """The text that this token adds ("" while a character is incomplete)."""
+        self._ids.append(token)
+        before = self._tokenizer.decode(self._ids[self._start : self._seen])
+        now = self._tokenizer.decode(self._ids[self._start :])
+        if now.endswith("�"):
+            return ""
+        self._start, self._seen = self._seen, len(self._ids)
+        return now[len(before) :]

@@ -1,0 +1,68 @@
+"""Model folders: where a name points, whether the folder can be loaded, what it holds."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from reasoning.errors import ModelError
+
+SHIPPED = Path(__file__).parents[1] / "models"
+
+
+def resolve(model: str) -> Path:
+    """The folder of a path or of a shipped model's name. Raises ModelError when it cannot load."""
+    folder = SHIPPED / model
+    if not folder.is_dir() or "/" in model:
+        folder = Path(model).expanduser()
+    if not folder.is_dir():
+        shipped = ", ".join(sorted(p.name for p in SHIPPED.iterdir())) if SHIPPED.exists() else ""
+        raise ModelError(
+            f"model {model!r}: no such folder, and not a shipped model ({shipped or 'none here'}); "
+            f"give the path of a folder with config.json and *.safetensors"
+        )
+    config(folder)
+    if not list(folder.glob("*.safetensors")):
+        pickled = [p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".pkl")]
+        if pickled:
+            raise ModelError(
+                f"{folder} holds pickled weights ({pickled[0]}), which can run code when they are "
+                f"read; convert them to safetensors"
+            )
+        raise ModelError(f"{folder} holds no *.safetensors; download the model's weights into it")
+    if not any((folder / n).exists() for n in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+        raise ModelError(f"{folder} holds no tokenizer; copy the model's tokenizer files into it")
+    return folder
+
+
+def config(folder: Path) -> dict[str, Any]:
+    """The folder's config.json. Raises ModelError when it is missing or not JSON."""
+    path = folder / "config.json"
+    try:
+        loaded: dict[str, Any] = json.loads(path.read_text())
+    except OSError:
+        raise ModelError(f"{folder} holds no config.json; it is not a Hugging Face model") from None
+    except ValueError as error:
+        raise ModelError(f"{path} is not JSON: {error}") from None
+    return loaded
+
+
+def content_hash(folder: Path) -> str:
+    """sha256 over weights, config and tokenizer; remembered while the files do not change."""
+    files = sorted(
+        p for p in folder.iterdir() if p.suffix in (".safetensors", ".json", ".model", ".jinja")
+    )
+    files = [p for p in files if p.name not in ("manifest.json", "generation_config.json")]
+    return _hash(tuple((p, p.stat().st_mtime_ns, p.stat().st_size) for p in files))
+
+
+@functools.lru_cache(maxsize=64)
+def _hash(files: tuple[tuple[Path, int, int], ...]) -> str:
+    total = hashlib.sha256()
+    for path, _, _ in files:
+        with path.open("rb") as file:
+            total.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+    return total.hexdigest()
