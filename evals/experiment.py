@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -54,8 +53,13 @@ class Summary:
         return f"expected {self.expected} = {' + '.join(parts)} + {skipped} skipped"
 
 
-async def run(recipe: Recipe, folder: Path, progress: Progress | None = None) -> Summary:
-    """Run what is not done yet. Ctrl-C ends it in order; nothing finished is lost."""
+async def run(
+    recipe: Recipe, folder: Path, progress: Progress | None = None, command: str = ""
+) -> Summary:
+    """Run what is not done yet. Ctrl-C ends it in order; nothing finished is lost.
+
+    command: how the user started it, kept in the header for tables.
+    """
     task = recipe.build_task()
     problems: list[Problem] = task.problems(recipe.count)
     configurations = recipe.configurations()
@@ -70,7 +74,7 @@ async def run(recipe: Recipe, folder: Path, progress: Progress | None = None) ->
             names[id(configuration)] = (await runner.bind(configuration)).identity
         summary = Summary(folder, len(problems) * len(configurations) * len(recipe.seeds))
         done = _finished(folder, summary, set(names.values()))
-        _note_sitting(folder, configurations[0])
+        _note_sitting(folder, configurations[0], command)
         lanes = [lane for lane in _lanes(recipe, problems, configurations, names, done) if lane]
         left, spent = sum(map(len, lanes)), Usage()
         with interruptible(session), (folder / records.RESULTS).open("ab") as results:
@@ -159,14 +163,14 @@ def _keep_recipe(recipe: Recipe, folder: Path) -> None:
     path.write_text(text)
 
 
-def _note_sitting(folder: Path, configuration: Configuration) -> None:
+def _note_sitting(folder: Path, configuration: Configuration, command: str) -> None:
     path = folder / "run.json"
     sittings = json.loads(path.read_text())["sittings"] if path.exists() else []
     engines = {role: engine.identity() for role, engine in configuration.engines.items()}
     sittings.append(
         {
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "process": os.getpid(),
+            "command": command,
             "models": engines,
             **header.describe(),
         }
@@ -183,6 +187,8 @@ async def _abandoned(configuration: Configuration, usage: Usage) -> float:
     return max(0.0, decoded - (usage.tokens - usage.reused)) if decoded else 0.0
 
 
-def run_sync(recipe: Recipe, folder: Path, progress: Progress | None = None) -> Summary:
+def run_sync(
+    recipe: Recipe, folder: Path, progress: Progress | None = None, command: str = ""
+) -> Summary:
     """`run`, for code that is not async."""
-    return asyncio.run(run(recipe, folder, progress))
+    return asyncio.run(run(recipe, folder, progress, command))

@@ -60,3 +60,12 @@ def read(folders: Iterable[Path]) -> Iterator[dict[str, Any]]:
                 yield json.loads(line)
             except ValueError:
                 raise DataError(f"{path}:{number} is not a result record") from None
+
+
+def command(folder: Path) -> str:
+    """The command that a run folder was last continued with."""
+    path = folder / "run.json"
+    try:
+        return str(json.loads(path.read_text())["sittings"][-1]["command"])
+    except (OSError, ValueError, LookupError):
+        raise DataError(f"{path} does not say which command made the run") from None

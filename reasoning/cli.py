@@ -104,7 +104,7 @@ def run(
                 note=f"{right / done:.0%} right, {tokens:,} tokens",
             )
 
-        summary = experiment.run_sync(loaded, folder, progress)
+        summary = experiment.run_sync(loaded, folder, progress, f"reasoning run {recipe}")
     console.print(str(summary), highlight=False)
     spent = summary.usage
     console.print(
@@ -113,11 +113,36 @@ def run(
         f"{summary.abandoned:,.0f} abandoned",
         highlight=False,
     )
-    for key in summary.asked_again:
+    for key in summary.asked_again[:20]:
         console.print(f"asked again: {'/'.join(map(str, key))}", markup=False, highlight=False)
     if summary.interrupted:
         console.print(f"interrupted; `reasoning run {recipe}` continues it", markup=False)
         raise typer.Exit(130)
+
+
+@app.command()
+def table(
+    folders: Annotated[list[Path], typer.Argument(help="run folders")],
+    baseline: Annotated[str | None, typer.Option(help="label of the row compared with")] = None,
+    plot: Annotated[Path | None, typer.Option(help="write accuracy over tokens: .png, .svg")] = None,
+    into: Annotated[Path | None, typer.Option(help="a Markdown file with table markers")] = None,
+    name: Annotated[str, typer.Option(help="the markers' name, with --into")] = "results",
+) -> None:
+    """Tabulate runs; with --into, write the rows into a document between its markers."""
+    from reasoning.evals import markdown, records
+    from reasoning.evals import table as tables
+    from reasoning.evals.plot import plot as draw
+
+    made = tables.rows(records.read(folders), baseline=baseline)
+    console.print(tables.rich_table(made))
+    console.print(tables.totals(made), highlight=False)
+    if plot is not None:
+        draw(made, plot)
+        console.print(f"plot written to {plot}", markup=False)
+    if into is not None:
+        commands = {row.run: records.command(folder) for folder in folders for row in made}
+        changed = markdown.replace(into, name, markdown.render(made, commands))
+        console.print(f"{into} {'changed' if changed else 'is up to date'}", markup=False)
 
 
 @app.command()
