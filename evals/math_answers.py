@@ -13,6 +13,7 @@ from reasoning.verifiers.math_text import canonical, normalise
 __all__ = ["boxed", "canonical", "extract", "normalise"]
 
 _TOKEN = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
+_INK = re.compile(r"\S")
 _BARE_BOX = re.compile(r"\\boxed\s*([0-9A-Za-z]+)")
 _HASHES = re.compile(r"####[ \t]*([^\n]+)")
 _STATED = re.compile(
@@ -50,8 +51,8 @@ def boxed(text: str) -> str | None:
         mark = token[0]
         if mark == "}":
             start = open_braces.pop() if open_braces else None
-            if start is not None and not text[start : token.start()].isspace():
-                last = (start, token.start()) if start < token.start() else last
+            if start is not None and _INK.search(text, start, token.start()):
+                last = (start, token.start())
         elif mark == "{":
             open_braces.append(None)
         elif mark.endswith("{") and len(mark) > 2:

@@ -51,8 +51,8 @@ def test_any_balanced_content_comes_back(inner: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        r"\boxed{" * 100_000,
-        r"\boxed{" * 50_000 + "}" * 50_000,
+        r"\boxed{" * 300_000,
+        r"\boxed{" * 300_000 + "}" * 300_000,
         "answer is " * 100_000,
         "####" * 200_000,
         "{" * 500_000,
@@ -65,4 +65,4 @@ def test_any_balanced_content_comes_back(inner: str) -> None:
 def test_hostile_texts_are_read_in_linear_time(text: str) -> None:
     start = time.monotonic()
     extract(text)
-    assert time.monotonic() - start < 2.0
+    assert time.monotonic() - start < 5.0
