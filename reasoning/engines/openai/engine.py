@@ -1,0 +1,374 @@
+"""OpenAIEngine: a model behind an OpenAI-compatible server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
+
+from reasoning.engines import weights
+from reasoning.engines.base import (
+    ChooseReply,
+    Completion,
+    Engine,
+    EngineUsage,
+    PoolReply,
+    SampleReply,
+    SampleRequest,
+    ScoreReply,
+    Sink,
+    Tokenizer,
+)
+from reasoning.engines.openai import discovery, faults, meeting, pooling
+from reasoning.engines.openai import settings as arguments_of
+from reasoning.engines.openai.assembly import Assembly, EventReader, Malformed, parsed
+from reasoning.engines.openai.faults import Fault, reply_fault
+from reasoning.engines.openai.gate import Gate
+from reasoning.engines.openai.sending import Backoff, Circuit, Retries, Sender
+from reasoning.engines.openai.standin import ByteTokenizer
+from reasoning.engines.openai.text import Text
+from reasoning.engines.openai.token_ids import TokenIds
+from reasoning.engines.openai.transport import Timeouts, Transport
+from reasoning.errors import (
+    CapabilityError,
+    ConfigError,
+    EngineReplyError,
+    EngineUnavailable,
+    PromptError,
+)
+
+T = TypeVar("T")
+
+MAX_OPTIONS = 128  # vLLM's cap for log-probabilities of chosen ids
+
+
+class OpenAIEngine(Engine):
+    """`openai/<model>`; see Settings for the arguments. An empty model name means the only one.
+
+    Capabilities are known once it has started. Against vLLM with a tokenizer: token ids end to end.
+    Otherwise text, behind a byte-level stand-in tokenizer (standin.py).
+    """
+
+    def __init__(self, model: str = "", **arguments: Any) -> None:
+        self.settings = arguments_of.read(arguments)
+        self.base_url = arguments_of.base_url(self.settings)
+        self.name = f"openai/{model}"
+        self.capabilities = meeting.NOTHING
+        self.context_length = self.settings.context_length or meeting.DEFAULT_CONTEXT
+        self.tokenizer: Tokenizer = ByteTokenizer(chat=self.settings.flavour != "completions")
+        self._model = model
+        self._server: discovery.Server | None = None
+        self._dialect: TokenIds | Text | None = None
+        self._transport: Transport | None = None
+        self._sender: Sender | None = None
+        self._starting = asyncio.Lock()
+        self._baseline: dict[str, float] = {}
+        self._probed = EngineUsage()
+
+    def __repr__(self) -> str:
+        return f"OpenAIEngine({self._model!r}, base_url={self.base_url!r})"
+
+    # Starting and closing.
+
+    async def start(self) -> None:
+        """Find out what answers. On a started engine: wait until its server is up again."""
+        async with self._starting:
+            await self._public(self._restarted if self._sender is not None else self._started)
+
+    async def _restarted(self) -> None:
+        await self._live().circuit.wait()
+
+    async def _started(self) -> None:
+        given = self.settings
+        timeouts = Timeouts(
+            given.connect_timeout, given.first_byte_timeout, given.idle_timeout, given.total_timeout
+        )
+        key = arguments_of.api_key(given)
+        self._transport = Transport(self.base_url, key, timeouts, given.max_reply_bytes)
+        await self._transport.open()
+        try:
+            met = await meeting.meet(self._transport, given, self._model)
+        except BaseException:
+            await self._transport.close()
+            raise
+        self._server, self._dialect = met.server, met.dialect
+        self.tokenizer, self.capabilities = met.tokenizer, met.capabilities
+        self.context_length = met.context_length
+        backoff = Backoff(given.backoff, given.retry_after_cap)
+        capacity = given.max_concurrency if given.retry_budget is None else given.retry_budget
+        self._sender = Sender(
+            Gate(given.max_concurrency),
+            Retries(capacity),
+            Circuit(self._probe, given.recovery_seconds, backoff),
+            backoff,
+            given.attempts,
+        )
+        self._baseline = await self.counters()
+        self._probed = EngineUsage()
+
+    async def close(self) -> None:
+        sender, self._sender = self._sender, None
+        if sender is not None:
+            await sender.circuit.close()
+        if self._transport is not None:
+            await self._transport.close()
+
+    async def _probe(self) -> None:
+        """One token, to see whether the server is up. Raises Fault."""
+        dialect = self._spoken()
+        self._probed += EngineUsage(prefill=1, new=1)
+        await self._wire().post(dialect.path, dialect.health_body(), meeting.PROBE_SECONDS)
+
+    # Asking.
+
+    async def sample(self, request: SampleRequest, sink: Sink | None = None) -> SampleReply:
+        """See Engine.sample. A sink's continuations come over server-sent events."""
+        if not self.capabilities.sample and self._sender is not None:
+            raise CapabilityError(f"{self.name} is served as a reward model and cannot sample")
+        if not request.prompt_ids:
+            raise PromptError("an empty prompt cannot be continued")
+        if self.settings.seeding == "stream" and request.n > 1:
+            return await self._apart(request, sink)
+        try:
+            return await self._together(request, sink)
+        except EngineReplyError as refused:
+            dialect = self._spoken()
+            if not isinstance(dialect, Text) or not dialect.renamed(str(refused)):
+                raise
+        return await self._together(request, sink)
+
+    async def _together(self, request: SampleRequest, sink: Sink | None) -> SampleReply:
+        """All continuations in one request."""
+        dialect = self._spoken()
+        streamed = sink is not None or dialect.must_stream(request)
+        body = dialect.sample_body(request, streamed)
+        if not streamed:
+
+            async def once() -> SampleReply:
+                payload = await self._post(dialect.path, body)
+                return self._read(dialect.path, lambda: dialect.read(payload, request))
+
+            return await self._send(once, request.priority)
+        assembly = Assembly(request, sink)
+        return await self._send(
+            lambda: self._streamed(dialect, body, request, assembly), request.priority
+        )
+
+    async def _streamed(
+        self, dialect: TokenIds | Text, body: bytes, request: SampleRequest, assembly: Assembly
+    ) -> SampleReply:
+        assembly.restart()
+        events = EventReader()
+        read = dialect.reading(request)
+        said: Any = None
+        path = dialect.path
+
+        def feed(chunk: bytes) -> bool:
+            nonlocal said
+            try:
+                arrived = events.feed(chunk)
+            except Malformed as wrong:
+                problem = str(wrong)
+            else:
+                for event in arrived:
+                    if "error" in event:
+                        raise self._error_event(path, event)
+                    deltas = self._read(path, lambda event=event: read(event))  # type: ignore[misc]
+                    for delta in deltas:
+                        self._read(path, lambda delta=delta: assembly.add(delta))  # type: ignore[misc]
+                    said = event.get("usage") or said
+                # Otherwise until the end: the usage comes last, and the connection is kept.
+                return assembly.ended and assembly.cut
+            raise reply_fault(str(self._wire().url(path)), problem)
+
+        await self._wire().stream(path, body, feed)
+        if not assembly.ended:
+            raise Fault("reset", f"{self._wire().url(path)}: the stream ended too early")
+        completions = self._read(path, assembly.completions)
+        return dialect.streamed(completions, said, request, assembly)
+
+    def _error_event(self, path: str, event: dict[str, Any]) -> Fault:
+        """A stream can fail after its 200."""
+        error = event["error"] if isinstance(event["error"], dict) else {}
+        code = error.get("code")
+        return Fault(
+            "status",
+            f"{self._wire().url(path)} reported an error in its stream",
+            status=code if type(code) is int else 500,
+            text=self._wire().words(str(error.get("message", "")).encode()),
+        )
+
+    async def _apart(self, request: SampleRequest, sink: Sink | None) -> SampleReply:
+        """One request for each stream."""
+
+        def one(index: int) -> Awaitable[SampleReply]:
+            single = SampleRequest(
+                request.prompt_ids,
+                request.max_tokens,
+                request.sampling,
+                (request.streams[index],),
+                request.position,
+                request.priority,
+            )
+            told: Sink | None = None
+            if sink is not None:
+                told = lambda _, ids, text: sink(index, ids, text)  # noqa: E731
+            return self.sample(single, told)
+
+        tasks = [asyncio.ensure_future(one(index)) for index in range(request.n)]
+        try:
+            replies = await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+        completions: list[Completion] = []
+        usage = EngineUsage()
+        for reply in replies:
+            completions.extend(reply.completions)
+            usage += reply.usage
+        # The prompt's length once: the others found it in the prefix cache, if at all.
+        prompt = len(request.prompt_ids)
+        cached = min(usage.cached, prompt)
+        return SampleReply(
+            tuple(completions),
+            EngineUsage(prompt - cached, cached, usage.new, usage.abandoned),
+        )
+
+    async def score(
+        self, prefix_ids: Sequence[int], continuation_ids: Sequence[int], top: int = 0
+    ) -> ScoreReply:
+        dialect = self._ids("score")
+        if not prefix_ids:
+            raise PromptError("scores need at least one token before the continuation")
+        ids = [*prefix_ids, *continuation_ids]
+        body = dialect.score_body(ids, top)
+
+        async def once() -> ScoreReply:
+            payload = await self._post(dialect.path, body)
+            return self._read(
+                dialect.path, lambda: dialect.read_score(payload, ids, len(prefix_ids), top)
+            )
+
+        return await self._send(once)
+
+    async def choose(self, prefix_ids: Sequence[int], option_ids: Sequence[int]) -> ChooseReply:
+        dialect = self._ids("choose")
+        if not 1 <= len(option_ids) <= MAX_OPTIONS:
+            raise ConfigError(f"{len(option_ids)} options; vLLM tells 1 to {MAX_OPTIONS} at once")
+        body = dialect.choose_body(prefix_ids, option_ids)
+
+        async def once() -> ChooseReply:
+            payload = await self._post(dialect.path, body)
+            return self._read(
+                dialect.path, lambda: dialect.read_choice(payload, len(prefix_ids), option_ids)
+            )
+
+        return await self._send(once)
+
+    async def pool(self, ids: Sequence[int], positions: Sequence[int]) -> PoolReply:
+        if not self.capabilities.pool:
+            return await super().pool(ids, positions)
+        assert self._server is not None
+        body = pooling.body(self._server.model, ids)
+
+        async def once() -> PoolReply:
+            payload = await self._post(pooling.PATH, body)
+            return self._read(pooling.PATH, lambda: pooling.read(payload, len(ids), positions))
+
+        return await self._send(once)
+
+    def _ids(self, what: str) -> TokenIds:
+        dialect = self._spoken()
+        if not isinstance(dialect, TokenIds) or not getattr(self.capabilities, what):
+            raise CapabilityError(
+                f"{self.name} cannot {what}: its server is not spoken to in token ids; serve it "
+                f"with vLLM and give its `tokenizer`"
+            )
+        return dialect
+
+    async def _post(self, path: str, body: bytes) -> Any:
+        answer = await self._wire().post(path, body)
+        return self._read(path, lambda: parsed(answer))
+
+    def _read(self, path: str, read: Callable[[], T]) -> T:
+        """What `read` makes of a reply; what cannot be right becomes a Fault with the URL."""
+        try:
+            return read()
+        except Malformed as wrong:
+            problem = str(wrong)
+        raise reply_fault(str(self._wire().url(path)), problem)
+
+    async def _send(self, attempt: Callable[[], Awaitable[T]], priority: int = 0) -> T:
+        return await self._public(lambda: self._live().send(attempt, priority))
+
+    async def _public(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Faults as the public errors."""
+        try:
+            return await call()
+        except Fault as caught:
+            fault = caught
+        served = list(self._server.served) if self._server is not None else []
+        raise faults.error(
+            fault, key_variable=self.settings.api_key_env, model=self._model, served=served
+        )
+
+    # About itself.
+
+    def identity(self) -> dict[str, Any]:
+        """Needs a started engine for all but the names."""
+        server = self._server
+        known: dict[str, Any] = {
+            "engine": "openai",
+            "base_url": self.base_url,
+            "model": self._model,
+            "seeding": self.settings.seeding,
+        }
+        if server is not None:
+            known |= {
+                "model": server.model,
+                "server": "vllm" if server.vllm else "openai-compatible",
+                "version": server.version,
+                "root": server.root,
+                "speaks": "ids" if isinstance(self._dialect, TokenIds) else self._spoken().path,
+            }
+            if server.folder is not None:
+                known["weights"] = weights.content_hash(server.folder)
+        return known
+
+    def model_config(self) -> dict[str, Any] | None:
+        folder = self._server.folder if self._server is not None else None
+        return weights.config(folder) if folder is not None else None
+
+    @property
+    def usage_mismatches(self) -> int:
+        """Replies whose usage field did not agree with the ids received."""
+        return self._dialect.usage_mismatches if self._dialect is not None else 0
+
+    async def counters(self) -> dict[str, float]:
+        """vLLM's own totals since `start`, without what this engine's probes took."""
+        if self._server is None or not self._server.vllm:
+            return {}
+        try:
+            page = (await self._wire().get("//metrics")).decode("utf-8", "replace")
+        except Fault:
+            return {}
+        totals = discovery.read_metrics(page, self._server.model)
+        since = {name: value - self._baseline.get(name, 0.0) for name, value in totals.items()}
+        since["new"] -= self._probed.new
+        since["prefill"] -= self._probed.prefill
+        return since
+
+    def _wire(self) -> Transport:
+        if self._transport is None:
+            raise Fault("connect", f"{self.base_url}: the engine has not been started")
+        return self._transport
+
+    def _live(self) -> Sender:
+        if self._sender is None:
+            raise EngineUnavailable(f"{self.name} is not started; call start() first")
+        return self._sender
+
+    def _spoken(self) -> TokenIds | Text:
+        if self._dialect is None:
+            raise EngineUnavailable(f"{self.name} is not started; call start() first")
+        return self._dialect
