@@ -37,7 +37,9 @@ def main() -> None:
             wanted.append(requirement)
     pip(*wanted)
     # A dependency's dependency brings triton's CUDA build back.
-    subprocess.run([sys.executable, "-m", "pip", "uninstall", "--quiet", "-y", "triton"], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "uninstall", "--quiet", "-y", "triton"], check=True
+    )
 
 
 if __name__ == "__main__":

@@ -78,17 +78,23 @@ async def run(
         lanes = [lane for lane in _lanes(recipe, problems, configurations, names, done) if lane]
         left, spent = sum(map(len, lanes)), Usage()
         with interruptible(session), (folder / records.RESULTS).open("ab") as results:
-            async for job, solution in runner.solve_all(lanes):
-                spent += solution.usage
-                if solution.status == "interrupted":
-                    continue
-                record = await _graded(recipe, names[id(job.configuration)], job, solution)
-                _append(results, record)
-                left -= 1
-                summary.grades[record["grade"]] += 1
-                summary.usage += solution.usage
-                if progress is not None:
-                    progress(record, left)
+            async with asyncio.TaskGroup() as grading:
+
+                async def finish(job: Job, solution: Solution) -> None:
+                    nonlocal left
+                    name = names[id(job.configuration)]
+                    record = await _graded(recipe, name, job, solution)
+                    _append(results, record)
+                    left -= 1
+                    summary.grades[record["grade"]] += 1
+                    summary.usage += solution.usage
+                    if progress is not None:
+                        progress(record, left)
+
+                async for job, solution in runner.solve_all(lanes):
+                    spent += solution.usage
+                    if solution.status != "interrupted":
+                        grading.create_task(finish(job, solution))
         summary.interrupted = session.halted
         summary.asked_again = journal.asked_again
         summary.abandoned = await _abandoned(configurations[0], spent)

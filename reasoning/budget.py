@@ -187,7 +187,7 @@ class Ledger:
         Raises BudgetExhausted when the share is more than what is free.
         """
         caps = share.caps() if share else {}
-        refusal = self._refusal(Usage(**caps), settled=False)
+        refusal = self._refusal(Usage(**caps), settled=False)  # type: ignore[arg-type]
         if refusal:
             raise BudgetExhausted(f"branch {name!r} does not fit: {refusal}")
         for node, unit in self._checks:
@@ -264,7 +264,7 @@ class Ledger:
 
     def _free(self, unit: str, *, settled: bool = False) -> float:
         held = 0.0 if settled else self._leased[unit]
-        return self.caps[unit] - getattr(self.total, unit) - self._reserved[unit] - held
+        return float(self.caps[unit] - getattr(self.total, unit) - self._reserved[unit] - held)
 
     def _refusal(self, amount: Usage, *, settled: bool) -> str | None:
         for node, unit in self._checks:

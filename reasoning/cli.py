@@ -124,7 +124,9 @@ def run(
 def table(
     folders: Annotated[list[Path], typer.Argument(help="run folders")],
     baseline: Annotated[str | None, typer.Option(help="label of the row compared with")] = None,
-    plot: Annotated[Path | None, typer.Option(help="write accuracy over tokens: .png, .svg")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="write accuracy over tokens: .png, .svg")
+    ] = None,
     into: Annotated[Path | None, typer.Option(help="a Markdown file with table markers")] = None,
     name: Annotated[str, typer.Option(help="the markers' name, with --into")] = "results",
 ) -> None:
@@ -135,7 +137,6 @@ def table(
 
     made = tables.rows(records.read(folders), baseline=baseline)
     console.print(tables.rich_table(made))
-    console.print(tables.totals(made), highlight=False)
     if plot is not None:
         draw(made, plot)
         console.print(f"plot written to {plot}", markup=False)

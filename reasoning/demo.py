@@ -1,6 +1,6 @@
 """The demo: 50 held-out Countdown problems, solved by the shipped models within a budget.
 
-    python -m reasoning.demo [--count 50] [--out runs/demo]
+python -m reasoning.demo [--count 50] [--out runs/demo]
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from rich.console import Console
 from reasoning.errors import ReasoningError
 from reasoning.evals import experiment, records, table
 from reasoning.evals.plot import plot
-from reasoning.recipe import Recipe
+from reasoning.recipe import BudgetSpec, Recipe, SamplingSpec
 from reasoning.solver import SHIPPED_MODELS, SHIPPED_VERIFIERS
 
 
@@ -27,13 +27,13 @@ def recipe(count: int) -> Recipe:
         task={"name": "countdown", "split": "test", "numbers": 4, "count": count},
         models=dict(SHIPPED_MODELS),
         verifiers=dict(SHIPPED_VERIFIERS),
-        sampling={"temperature": 1.0, "max_tokens": 640},
+        sampling=SamplingSpec(max_tokens=640),
         strategies=[
             "single",
             {"name": "majority", "n": [4, 16]},
             {"name": "weighted", "n": [4, 16]},
         ],
-        budgets=[{"tokens": 6000}],
+        budgets=[BudgetSpec(tokens=6000)],
     )
 
 

@@ -84,7 +84,7 @@ class Session:
     async def _guarded(self, deadline: float | None, ask: Callable[[], Awaitable[T]]) -> T:
         loop = asyncio.get_running_loop()
         call = asyncio.ensure_future(ask())
-        self._calls.add(call)  # type: ignore[arg-type]
+        self._calls.add(call)
         timer = loop.call_at(deadline, call.cancel) if deadline is not None else None
         try:
             return await call
@@ -98,7 +98,7 @@ class Session:
                 ) from None
             raise DeadlinePassed("the problem's seconds have passed; raise `seconds`") from None
         finally:
-            self._calls.discard(call)  # type: ignore[arg-type]
+            self._calls.discard(call)
             if timer is not None:
                 timer.cancel()
 

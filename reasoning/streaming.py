@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from reasoning.budget import Lease, Usage
-from reasoning.chain import Chain
+from reasoning.chain import Chain, ChainFinish
 from reasoning.costs import pricing
 from reasoning.draw import decode, encode
 from reasoning.engines.base import Completion, EngineUsage, SampleRequest, Sampling, Stream
@@ -168,7 +168,7 @@ class TokenStream:
         completion, work = await segment.result()
         self._closed = True
         if segment.handed == len(completion.ids) and completion.finish != "abort":
-            finish = "stop" if completion.finish == "stop" else "length"
+            finish: ChainFinish = "stop" if completion.finish == "stop" else "length"
             tail = Completion((), "", completion.finish, completion.stop_reason)
             self.chain = self.chain.extended(tail, finish, self._engine.tokenizer.eos_id)
         if segment.lease is not None:

@@ -33,7 +33,8 @@ class Auto(Strategy):
 
     async def solve(self, ctx: Context) -> Outcome:
         caps = {unit: ctx.remaining(unit) for unit in UNITS}
-        left = Budget(**{unit: cap for unit, cap in caps.items() if 0 < cap < float("inf")})
+        finite: dict[str, Any] = {u: cap for u, cap in caps.items() if 0 < cap < float("inf")}
+        left = Budget(**finite)
         chosen = await ctx.note(
             "plan", lambda: self._allocator.plan(ctx.problem, left, self._candidates)
         )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
+import asyncio
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from reasoning.chain import Chain
 from reasoning.engines.base import Engine
@@ -33,8 +33,14 @@ class Check(Verifier):
         ratings = []
         for chain in chains:
             answer = problem.extract(chain.text)
-            passed = False if answer is None else problem.check(answer)
-            if inspect.isawaitable(passed):
-                passed = await passed
+            passed = answer is not None and await _passes(problem.check, answer)
             ratings.append(Rating((1.0 if passed else 0.0,)))
         return ratings
+
+
+async def _passes(check: Any, answer: str) -> bool:
+    # A check that can run in another process may take long there: it must not hold up the loop.
+    if hasattr(check, "isolated"):
+        decided = check.decided(answer)
+        return bool(await asyncio.to_thread(check, answer) if decided is None else decided)
+    return bool(check(answer))

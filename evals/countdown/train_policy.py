@@ -95,7 +95,7 @@ def main() -> None:
     else:
         pairs = data.parallel("train", args.traces, args.seed, args.processes)
         cache.write_text(json.dumps(pairs))
-    train(args, encode(pairs))  # type: ignore[arg-type]
+    train(args, encode(pairs))
 
 
 def train(args: argparse.Namespace, examples: list[tuple[list[int], int]]) -> None:
@@ -160,7 +160,7 @@ def _cosine(progress: float) -> float:
 
 
 def export(model: torch.nn.Module, folder: Path) -> None:
-    """Weights (bf16 safetensors), config and tokenizer, as AutoModel and AutoTokenizer read them."""
+    """Weights (bf16 safetensors), config and tokenizer, as AutoModel reads them."""
     import copy
 
     saved = copy.deepcopy(model).to("cpu", torch.bfloat16)

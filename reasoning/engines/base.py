@@ -106,7 +106,7 @@ class SampleRequest:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """Log-probability of the token at one position, and the alternatives asked for (id to value)."""
+    """Log-probability of the token at one position, and of the alternatives asked for, by id."""
 
     logprob: float
     top: dict[int, float] = field(default_factory=dict)
@@ -244,7 +244,7 @@ class Engine(abc.ABC):
         return None
 
     async def counters(self) -> dict[str, float]:
-        """The engine's own totals since start: `new`, `prefill`, `cached` (tokens). {} if unknown."""
+        """The engine's own token totals since start: `new`, `prefill`, `cached`. {} if unknown."""
         return {}
 
     async def __aenter__(self) -> Engine:

@@ -93,9 +93,9 @@ def test_a_problem_is_continued_in_its_middle(tmp_path: Path, kept: int) -> None
     again = majority(engine, **settings).solve(problem())
     assert (again.answer, again.text, again.status) == (whole.answer, whole.text, whole.status)
     assert again.usage.tokens == whole.usage.tokens
-    assert engine.totals.requests == len(
-        [line for line in lines if line.startswith(b'{"k"')]
-    ) - kept
+    assert (
+        engine.totals.requests == len([line for line in lines if line.startswith(b'{"k"')]) - kept
+    )
 
 
 def test_a_replay_that_asks_something_else_stops(tmp_path: Path) -> None:
@@ -192,7 +192,9 @@ def test_an_engine_fault_fails_its_problem_and_no_other() -> None:
         fault = EngineError("the engine broke") if "bad" in prompt else None
         return Line("answer b", fault=fault, fault_after=3)
 
-    solutions = majority(ScriptedEngine(script=script)).solve_many([problem("bad"), problem("good")])
+    solutions = majority(ScriptedEngine(script=script)).solve_many(
+        [problem("bad"), problem("good")]
+    )
     assert [s.status for s in solutions] == ["failed", "ok"]
     assert solutions[0].error == "EngineError: the engine broke"
 

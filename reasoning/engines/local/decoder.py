@@ -98,7 +98,7 @@ class Decoder:
             hidden = F.rms_norm(hidden, hidden.shape[-1:], block.input_norm, self.epsilon)
             qkv = F.linear(hidden, block.qkv, block.qkv_bias)
             qkv = qkv.view(group, width, self.heads + 2 * self.kv_heads, self.head_dim)
-            q, k, v = qkv.split((self.heads, self.kv_heads, self.kv_heads), dim=2)
+            q, k, v = torch.split(qkv, [self.heads, self.kv_heads, self.kv_heads], dim=2)
             if block.q_norm is not None:
                 q = F.rms_norm(q, (self.head_dim,), block.q_norm, self.epsilon)
                 k = F.rms_norm(k, (self.head_dim,), block.k_norm, self.epsilon)
