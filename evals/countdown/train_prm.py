@@ -1,0 +1,201 @@
+"""Trains the Countdown process reward model on labelled rollouts of the policy.
+
+    python -m reasoning.evals.countdown.train_prm --policy countdown-policy --out FOLDER
+
+It starts from the policy's weights; a linear head reads each newline that ends a line. The target
+of a line mixes the rollout's outcome (what the policy makes of this prefix) with whether the exact
+solver still reaches the goal from it (what could be made); on the answer line both are the check.
+AUROC by depth is measured on rollouts of the calibrate split.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import math
+import platform
+import random
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch.nn import functional as F
+from transformers import Qwen3ForTokenClassification
+
+from reasoning.engines import weights
+from reasoning.engines.local import LocalEngine
+from reasoning.evals.countdown import manifest, tokenizer
+from reasoning.evals.countdown.problems import Split, problems
+from reasoning.evals.countdown.rollouts import Rollout, roll
+
+NEWLINE = 2 + tokenizer.CHARACTERS.index("\n")
+# How much of a line's target is the outcome; the rest is reachability.
+OUTCOME_SHARE = 0.5
+Example = tuple[list[int], list[tuple[int, float, bool]]]  # ids; (position, target, right)
+
+
+def example(rollout: Rollout) -> Example | None:
+    """Positions of line ends in the whole sequence, with their targets."""
+    start = len(rollout.prompt_ids)
+    ends = [start + i for i, token in enumerate(rollout.ids) if token == NEWLINE]
+    if not ends:
+        return None
+    lines = rollout.text.splitlines()
+    marks = []
+    for number, end in enumerate(ends[: len(rollout.reachable)]):
+        if lines[number].startswith("answer"):
+            target = float(rollout.right)
+        else:
+            target = (
+                OUTCOME_SHARE * rollout.right + (1 - OUTCOME_SHARE) * (rollout.reachable[number])
+            )
+        marks.append((end, target, rollout.right))
+    return [*rollout.prompt_ids, *rollout.ids], marks
+
+
+def auroc(scores: list[float], labels: list[bool]) -> float:
+    """Area under the ROC curve by ranks, ties counted half; NaN without both classes."""
+    from scipy.stats import rankdata
+
+    positives = sum(labels)
+    negatives = len(labels) - positives
+    if not positives or not negatives:
+        return math.nan
+    ranks = rankdata(scores)
+    total = float(sum(rank for rank, label in zip(ranks, labels, strict=True) if label))
+    return (total - positives * (positives + 1) / 2) / (positives * negatives)
+
+
+async def rollouts(policy: str, split: Split, count: int, samples: int, seed: int) -> list[Rollout]:
+    async with LocalEngine(policy, prefix_cache=0) as engine:
+        chosen = [*problems(split, count * 3 // 4, 4, seed), *problems(split, count // 4, 3, seed)]
+        return await roll(engine, chosen, samples, max_tokens=640, seed=seed)
+
+
+def batches(examples: list[Example], rng: random.Random, size: int) -> list[list[Example]]:
+    order = sorted(examples, key=lambda e: len(e[0]) + rng.random() * 8)
+    groups = [order[i : i + size] for i in range(0, len(order), size)]
+    rng.shuffle(groups)
+    return groups
+
+
+def forward(
+    model: Qwen3ForTokenClassification, group: list[Example]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Logits, targets and weights of the group's line ends (a rollout's lines weigh 1 in all)."""
+    width = max(len(ids) for ids, _ in group)
+    padded = torch.zeros(len(group), width, dtype=torch.long)
+    for row, (ids, _) in enumerate(group):
+        padded[row, : len(ids)] = torch.tensor(ids)
+    device = next(model.parameters()).device
+    with torch.autocast(device.type, torch.bfloat16):
+        logits = model(input_ids=padded.to(device)).logits[..., 0].float()
+    places = [(r, p) for r, (_, marks) in enumerate(group) for p, _, _ in marks]
+    rows, columns = (torch.tensor(axis, device=device) for axis in zip(*places, strict=True))
+    targets = torch.tensor([t for _, marks in group for _, t, _ in marks], device=device)
+    # The answer line is where selection happens: it weighs as much as all lines before it.
+    shares = [
+        1.0 if i == len(marks) - 1 else 1.0 / max(1, len(marks) - 1)
+        for _, marks in group
+        for i in range(len(marks))
+    ]
+    return logits[rows, columns], targets, torch.tensor(shares, device=device)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--policy", default="countdown-policy")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--problems", type=int, default=2400)
+    parser.add_argument("--samples", type=int, default=12)
+    parser.add_argument("--minutes", type=float, default=12)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    torch.manual_seed(args.seed)
+    began = time.monotonic()
+    rolled = asyncio.run(rollouts(args.policy, "train", args.problems, args.samples, args.seed))
+    held = asyncio.run(rollouts(args.policy, "calibrate", 200, 12, args.seed + 1))
+    print(f"{len(rolled)} rollouts after {(time.monotonic() - began) / 60:.1f} min", flush=True)
+    examples = [e for r in rolled if (e := example(r)) is not None]
+    model = Qwen3ForTokenClassification.from_pretrained(
+        weights.resolve(args.policy), num_labels=1, dtype=torch.float32
+    )
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    train(model, examples, args.minutes, args.seed)
+    measured = measure(model, [e for r in held if (e := example(r)) is not None])
+    print(measured, flush=True)
+    args.out.mkdir(parents=True, exist_ok=True)
+    model.to("cpu", torch.bfloat16).save_pretrained(str(args.out))
+    tokenizer.save(args.out)
+    manifest.write(
+        args.out,
+        command="python -m reasoning.evals.countdown.train_prm " + " ".join(sys.argv[1:]),
+        seed=args.seed,
+        split="train",
+        minutes=(time.monotonic() - began) / 60,
+        hardware=f"{platform.machine()}, {torch.get_num_threads()} threads",
+        measured=measured,
+        policy_sha256=manifest.weights_hash(weights.resolve(args.policy)),
+    )
+
+
+def train(
+    model: Qwen3ForTokenClassification, examples: list[Example], minutes: float, seed: int
+) -> None:
+    optimizer = torch.optim.AdamW(model.parameters(), 5e-4, betas=(0.9, 0.98), weight_decay=0.01)
+    began, step, running = time.monotonic(), 0, 0.0
+    model.train()
+    for epoch in range(1000):
+        for group in batches(examples, random.Random(f"{seed}/{epoch}"), 64):
+            progress = (time.monotonic() - began) / (minutes * 60)
+            if progress >= 1:
+                model.eval()
+                return
+            rate = 5e-4 * min(1.0, (step + 1) / 30) * 0.5 * (1 + math.cos(math.pi * progress))
+            for parameters in optimizer.param_groups:
+                parameters["lr"] = max(rate, 1e-6)
+            logits, targets, shares = forward(model, group)
+            losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+            loss = (losses * shares).sum() / shares.sum()
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            step += 1
+            running = loss.item() if step == 1 else 0.98 * running + 0.02 * loss.item()
+            if step % 25 == 0:
+                print(f"{step} epoch {epoch} loss {running:.4f}", flush=True)
+
+
+@torch.inference_mode()
+def measure(model: Qwen3ForTokenClassification, held: list[Example]) -> dict[str, object]:
+    """AUROC of the final outcome: over all lines, by line number, and at the last line."""
+    by_depth: dict[int, tuple[list[float], list[bool]]] = {}
+    last: tuple[list[float], list[bool]] = ([], [])
+    for start in range(0, len(held), 64):
+        group = held[start : start + 64]
+        logits, _, _ = forward(model, group)
+        scores = iter(torch.sigmoid(logits).tolist())
+        for _, marks in group:
+            for depth, (_, _, right) in enumerate(marks):
+                score = next(scores)
+                bins = by_depth.setdefault(min(depth, 12), ([], []))
+                bins[0].append(score)
+                bins[1].append(right)
+            last[0].append(score)
+            last[1].append(right)
+    every = (
+        [s for b in by_depth.values() for s in b[0]],
+        [r for b in by_depth.values() for r in b[1]],
+    )
+    return {
+        "split": "calibrate",
+        "auroc": round(auroc(*every), 4),
+        "auroc_last_line": round(auroc(*last), 4),
+        "auroc_by_line": {str(d): round(auroc(*b), 4) for d, b in sorted(by_depth.items())},
+    }
+
+
+if __name__ == "__main__":
+    main()
