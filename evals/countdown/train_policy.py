@@ -116,7 +116,8 @@ def train(args: argparse.Namespace, examples: list[tuple[list[int], int]]) -> No
         step, spent, epoch, tokens = (state[k] for k in ("step", "spent", "epoch", "tokens"))
     began, saved, running = time.monotonic() - spent, time.monotonic(), 0.0
     while True:
-        for ids, labels in batches(examples, random.Random(f"{args.seed}/{epoch}")):
+        made = batches(examples, random.Random(f"{args.seed}/{epoch}"))
+        for ids, labels in made[step - epoch * len(made) :]:  # where a resumed run had come to
             spent = time.monotonic() - began
             progress = spent / (args.minutes * 60)
             if progress >= 1:

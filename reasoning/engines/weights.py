@@ -59,6 +59,12 @@ def content_hash(folder: Path) -> str:
     return _hash(tuple((p, p.stat().st_mtime_ns, p.stat().st_size) for p in files))
 
 
+def file_hash(path: Path) -> str:
+    """sha256 of one file; remembered while it does not change."""
+    stat = path.stat()
+    return _hash(((path, stat.st_mtime_ns, stat.st_size),))
+
+
 @functools.lru_cache(maxsize=64)
 def _hash(files: tuple[tuple[Path, int, int], ...]) -> str:
     total = hashlib.sha256()

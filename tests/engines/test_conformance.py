@@ -155,14 +155,16 @@ async def test_a_sink_sees_all_tokens_and_may_stop(engine: Engine) -> None:
 async def test_a_cancelled_request_ends_in_the_engine(engine: Engine) -> None:
     ids = prompt(engine)
     received: list[int] = []
+    enough = asyncio.Event()
 
     def sink(index: int, new: object, text: str) -> None:
         received.extend(new)  # type: ignore[arg-type]
+        if len(received) >= 10:
+            enough.set()
 
     before = (await engine.counters())["new"]
     task = asyncio.create_task(engine.sample(ask(ids, range(2), 900, ignore_eos=True), sink))
-    while len(received) < 10:
-        await asyncio.sleep(0.01)
+    await enough.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
