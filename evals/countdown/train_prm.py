@@ -159,7 +159,7 @@ def train(
             losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
             loss = (losses * shares).sum() / shares.sum()
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             step += 1

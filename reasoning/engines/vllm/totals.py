@@ -9,7 +9,7 @@ def totals_logger(totals: dict[str, float]) -> Any:
     """A stat-logger factory that adds vLLM's per-step statistics up into `totals`."""
     from vllm.v1.metrics.loggers import StatLoggerBase
 
-    class Totals(StatLoggerBase):
+    class Totals(StatLoggerBase):  # type: ignore[misc]
         def __init__(self, vllm_config: Any, engine_index: int = 0) -> None:
             pass
 
