@@ -18,7 +18,7 @@ from reasoning.engines.openai.gate import Gate
 T = TypeVar("T")
 
 BACKOFF_CAP = 20.0  # seconds
-EARNED = 0.1  # retries that one success pays for
+EARNED = 0.125  # retries that one success pays for
 BROKEN_IN_A_ROW = 4  # open the circuit
 
 
@@ -27,7 +27,7 @@ class Down(Fault):
 
 
 class Retries:
-    """A token bucket: a retry takes one, a success gives a tenth back."""
+    """A token bucket: a retry takes one, a success gives an eighth back."""
 
     def __init__(self, capacity: float) -> None:
         self.capacity = capacity

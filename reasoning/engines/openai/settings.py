@@ -30,7 +30,7 @@ class Settings(BaseModel):
     *_timeout: seconds. First byte: until the status line; without a sink a server answers only
         when all is decoded, so it bounds the whole generation there. Idle: between two reads.
     attempts: most times one request is sent. retry_budget: retries that may be outstanding in
-        advance; each success earns a tenth of one (default: max_concurrency).
+        advance; each success earns an eighth of one (default: max_concurrency).
     retry_after_cap: most seconds a server's Retry-After is obeyed.
     recovery_seconds: how long a server that stopped answering is waited for.
     max_reply_bytes: a longer reply is cut off and an error.

@@ -184,7 +184,10 @@ class Transport:
     def _until_idle(self, reply: aiohttp.ClientResponse) -> None:
         """The first byte is here: from now on the time between reads is limited."""
         if reply.connection is not None and reply.connection.protocol is not None:
-            reply.connection.protocol.read_timeout = self._timeouts.idle
+            protocol = reply.connection.protocol
+            protocol.read_timeout = self._timeouts.idle
+            # The clock that runs is the first byte's still.
+            protocol.start_timeout()
 
     def _too_long(self, path: str) -> Fault:
         return faults.reply_fault(str(self.url(path)), f"more than {self._max_bytes} bytes")
