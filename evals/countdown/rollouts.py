@@ -87,4 +87,6 @@ def pass_at(rollouts: Iterable[Rollout], ks: Iterable[int]) -> dict[int, float]:
     groups: dict[str, list[bool]] = {}
     for rollout in rollouts:
         groups.setdefault(rollout.problem.id, []).append(rollout.right)
-    return {k: sum(pass_at_k(len(g), sum(g), k) for g in groups.values()) / len(groups) for k in ks}
+    samples = [len(group) for group in groups.values()]
+    rights = [sum(group) for group in groups.values()]
+    return {k: float(pass_at_k(samples, rights, k).mean()) for k in ks}
