@@ -407,6 +407,6 @@ class Context:
                 lease.settle(Usage())
                 raise
             lease.settle(usage)
-            self.journal.record(key, ask_digest, what, {"v": value, "u": usage.sparse()})
+            self.journal.record(what, [(key, ask_digest, {"v": value, "u": usage.sparse()})])
         self.trace.add(kind, self.path, role=role, value=value)
         return value

@@ -242,11 +242,13 @@ class Draw:
     def _record(
         self, items: list[_Item], completions: dict[int, Completion], usages: list[Usage]
     ) -> None:
+        replies = []
         for item, usage in zip(items, usages, strict=True):
             assert item.chain is not None
             reply = encode(completions[item.stream.key])
             reply |= {"finish": item.chain.finish, "u": usage.sparse()}
-            self.ctx.journal.record(item.key, item.digest, self.what, reply)
+            replies.append((item.key, item.digest, reply))
+        self.ctx.journal.record(self.what, replies)
 
 
 class _Received:

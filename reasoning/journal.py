@@ -63,13 +63,14 @@ class Journal:
     def intend(self, keys: list[Key]) -> None:
         """Note that these are about to be asked."""
         if self._file is not None:
-            self._write({"i": [list(key) for key in keys]})
+            self._write([{"i": [list(key) for key in keys]}])
 
-    def record(self, key: Key, ask_digest: str, ask: Any, reply: Any) -> None:
-        """Append a reply. It is in the operating system's hands when this returns."""
+    def record(self, ask: Any, replies: list[tuple[Key, str, Any]]) -> None:
+        """Append the replies (key, digest, value) to one ask, in one write: a kill leaves all or
+        none of them. They are in the operating system's hands when this returns."""
         if self._file is not None:
-            self._write({"k": list(key), "d": ask_digest, "a": ask, "r": reply})
-            self._replies[key] = (ask_digest, reply, ask)
+            self._write([{"k": list(k), "d": d, "a": ask, "r": r} for k, d, r in replies])
+            self._replies.update((k, (d, r, ask)) for k, d, r in replies)
 
     def close(self) -> None:
         """Flush to disk and unlock."""
@@ -81,9 +82,10 @@ class Journal:
     def __len__(self) -> int:
         return len(self._replies)
 
-    def _write(self, record: dict[str, Any]) -> None:
+    def _write(self, records: list[dict[str, Any]]) -> None:
         assert self._file is not None
-        self._file.write(json.dumps(record, separators=(",", ":")).encode() + b"\n")
+        lines = [json.dumps(record, separators=(",", ":")) for record in records]
+        self._file.write("\n".join([*lines, ""]).encode())
         self._file.flush()
 
     def _open(self, path: Path) -> None:

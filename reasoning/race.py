@@ -65,5 +65,5 @@ class Race:
         await asyncio.wait(self._running.values(), return_when=asyncio.FIRST_COMPLETED)
         # Of several that are there, the one that was started first.
         name = next(name for name, task in self._running.items() if task.done())
-        ctx.journal.record(key, "", {"arrival": self._name}, {"v": name, "u": Usage().sparse()})
+        ctx.journal.record({"arrival": self._name}, [(key, "", {"v": name, "u": Usage().sparse()})])
         return name

@@ -176,7 +176,7 @@ class TokenStream:
             segment.lease.settle(usage)
             if not self._ctx.session.halted:
                 reply = encode(completion) | {"finish": completion.finish, "u": usage.sparse()}
-                self._ctx.journal.record(segment.key, segment.digest, segment.what, reply)
+                self._ctx.journal.record(segment.what, [(segment.key, segment.digest, reply)])
         elif not segment.cancelled and segment.cut_off:
             raise ReplayDiverged(
                 f"at {list(segment.key)} a stream was stopped after {len(completion.ids)} tokens; "

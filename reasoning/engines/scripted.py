@@ -62,13 +62,14 @@ class _Totals:
 
 class ScriptedEngine(Engine):
     """Plays a script. `script(prompt, key)` gives the chain for a prompt text and stream key;
-    a list of texts is drawn from by the stream's random number."""
+    a list of texts is drawn from by the stream's random number, `seconds` a token."""
 
     def __init__(
         self,
         model: str = "",
         *,
         script: Script | Sequence[str | Line] = ("",),
+        seconds: float = 0.0,
         capabilities: Capabilities | None = None,
         context_length: int = 1 << 20,
         rewards: Callable[[str], float] | None = None,
@@ -81,7 +82,7 @@ class ScriptedEngine(Engine):
         self.tokenizer = CharacterTokenizer()
         self.totals = _Totals()
         self._rewards = rewards
-        self._script = script if callable(script) else _choice(list(script))
+        self._script = script if callable(script) else _choice(list(script), seconds)
 
     async def start(self) -> None:
         self.totals.starts += 1
@@ -171,13 +172,13 @@ class ScriptedEngine(Engine):
         return {"new": self.totals.new, "prefill": self.totals.prefill, "cached": 0}
 
 
-def _choice(lines: list[str | Line]) -> Script:
+def _choice(lines: list[str | Line], seconds: float) -> Script:
     if not lines:
         raise ConfigError("a scripted engine needs at least one line")
 
     def script(prompt: str, key: int) -> Line:
         line = lines[int(uniform(key, 0) * len(lines))]
-        return line if isinstance(line, Line) else Line(line)
+        return line if isinstance(line, Line) else Line(line, seconds)
 
     return script
 

@@ -1,0 +1,177 @@
+"""Runs survive a kill -9 in the middle of a problem, and Ctrl-C, and say what was asked again."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from reasoning.errors import ReasoningError
+from reasoning.evals import records, table
+from reasoning.recipe import Recipe
+
+RECIPE = """
+name: scripted
+task: {name: countdown, split: dev, numbers: 3, count: 6}
+models:
+  policy:
+    model: scripted/texts
+    seconds: 0.5
+    script: ["answer 1+2", "answer 3*4\\n", "no idea", "answer 7-5 and so on"]
+sampling: {max_tokens: 15}
+strategies:
+  - single
+  - {name: majority, n: [3, 9]}
+budgets: [{tokens: 60}, {}]
+seeds: [0, 1]
+in_flight: 4
+"""
+
+# Runs the recipe under virtual time; dies after so many journal records (0: never).
+SCRIPT = """
+import asyncio, os, signal, sys
+from pathlib import Path
+from reasoning.engines.scripted import VirtualTimeLoop
+from reasoning.evals import experiment
+from reasoning.journal import Journal
+from reasoning.recipe import Recipe
+
+folder, deadly = Path(sys.argv[1]), int(sys.argv[2])
+written = 0
+record = Journal.record
+
+def counted(self, *arguments):
+    global written
+    record(self, *arguments)
+    written += 1
+    if written == deadly:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+Journal.record = counted
+recipe = Recipe.load(folder.parent / "recipe.yaml")
+with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+    print(runner.run(experiment.run(recipe, folder)))
+"""
+
+
+def play(folder: Path, deadly: int = 0) -> subprocess.CompletedProcess[str]:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    (folder.parent / "recipe.yaml").write_text(RECIPE)
+    return subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(folder), str(deadly)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def final_table(folder: Path) -> str:
+    """Rows in a fixed order: which problem ends first depends on what was repeated."""
+    made = table.rows(
+        sorted(records.read([folder]), key=lambda r: (r["label"], r["budget"], r["problem"])),
+        costs=("tokens", "verifier_passes", "asks"),
+    )
+    return "\n".join(
+        " | ".join(table.cells(row, made, ("tokens", "verifier_passes", "asks"))) for row in made
+    )
+
+
+def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
+    whole = tmp_path / "whole" / "run"
+    done = play(whole)
+    assert "expected 72 = " in done.stdout and "0 failed + 0 skipped" in done.stdout, done.stderr
+    total = len((whole / "journal.jsonl").read_text().splitlines())
+    for part, deadly in enumerate((1, 40, total // 3)):
+        folder = tmp_path / str(part) / "run"
+        killed = play(folder, deadly)
+        assert killed.returncode == -signal.SIGKILL
+        # A kill may tear the last line of either file.
+        for name in ("journal.jsonl", records.RESULTS):
+            with (folder / name).open("ab") as file:
+                file.write(b'{"torn":')
+        again = play(folder)
+        assert again.returncode == 0, again.stderr
+        assert final_table(folder) == final_table(whole)
+
+
+def test_what_was_in_flight_is_listed_as_asked_again(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    play(folder, 40)
+    from reasoning.journal import Journal
+
+    journal = Journal(folder / "journal.jsonl")
+    assert journal._intents, "asks were in flight when the run was killed"
+    journal.close()
+
+
+def test_ctrl_c_ends_a_run_in_order_and_it_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "slow.yaml").write_text(RECIPE.replace("seconds: 0.5", "seconds: 0.02"))
+    command = [sys.executable, "-m", "reasoning.cli", "run", "slow.yaml"]
+    run = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    results = tmp_path / "runs" / "scripted" / records.RESULTS
+    until = time.monotonic() + 60
+    while not (results.exists() and results.read_bytes().count(b"\n") > 3):
+        assert time.monotonic() < until and run.poll() is None
+        time.sleep(0.05)
+    os.kill(run.pid, signal.SIGINT)
+    out, err = run.communicate(timeout=60)
+    assert run.returncode == 130 and "continues it" in out and "Traceback" not in err
+    finished = results.read_bytes().count(b"\n")
+    again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert again.returncode == 0 and "0 skipped" in again.stdout
+    assert 3 < finished < results.read_bytes().count(b"\n") == 72
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("seeds: [0, 1]", "seed: 1", "unknown setting `seed`"),
+        ("name: majority", "name: majorty", "did you mean majority"),
+        ("n: [3, 9]", "n: [3, none]", "`n`"),
+        ("tokens: 60", "tokens: .nan", "not a number"),
+        ("tokens: 60", "tokens: 0", "above 0"),
+        ("policy:", "plicy:", "policy"),
+        ("name: countdown", "name: countup", "did you mean countdown"),
+        ("in_flight: 4", "in_flight: !!python/object/apply:os.system [id]", "not plain YAML"),
+        ("scripted/texts", "nothing/at/all", "unknown engine"),
+        ("in_flight: 4", "hardware: abacus", "unknown hardware"),
+        ("in_flight: 4", "\t", "not plain YAML"),
+    ],
+)
+def test_a_bad_recipe_is_one_line(tmp_path: Path, old: str, new: str, words: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    assert old in RECIPE
+    path.write_text(RECIPE.replace(old, new))
+    with pytest.raises(ReasoningError, match=words) as caught:
+        Recipe.load(path)
+    assert "\n" not in str(caught.value)
+    done = subprocess.run(
+        [sys.executable, "-m", "reasoning.cli", "run", str(path)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=60,
+    )
+    assert done.returncode == 1 and done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1 and not (tmp_path / "runs").exists()
+
+
+def test_another_recipe_does_not_share_a_folder(tmp_path: Path) -> None:
+    import asyncio
+
+    from reasoning.evals import experiment
+
+    path = tmp_path / "recipe.yaml"
+    path.write_text(RECIPE.replace("seconds: 0.5", "seconds: 0").replace("count: 6", "count: 1"))
+    asyncio.run(experiment.run(Recipe.load(path), tmp_path / "run"))
+    path.write_text(path.read_text().replace("name: scripted\n", "name: other\n"))
+    with pytest.raises(ReasoningError, match="another recipe"):
+        asyncio.run(experiment.run(Recipe.load(path), tmp_path / "run"))
+    header = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert header["sittings"][0]["packages"]["reasoning"]
