@@ -2,7 +2,7 @@
 
 Live sequences sit in rows 0..B-1 of the slots. A step first prefills some that wait, in rows B
 and up, then decodes one token for every live one. A sequence that ends leaves its KV in the
-prefix cache, and the last row moves into its place.
+prefix cache, and later rows move up.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from reasoning.engines.base import Completion, Finish, SampleRequest, TokenLogprob
 from reasoning.engines.hf_tokenizer import Detokenizer, HFTokenizer
-from reasoning.engines.local.decoder import Decoder
+from reasoning.engines.local.decoder import BAND, Decoder
 from reasoning.engines.local.prefixes import Prefix, PrefixCache
 from reasoning.engines.local.sampler import Row, sample
 
@@ -322,15 +322,20 @@ class Scheduler:
             batch.done(ordered, batch.prefill, batch.cached)
 
     def _leave(self, row: int) -> None:
-        """Free a row: its KV goes to the prefix cache, the last row into its place."""
+        """Free a row: its KV goes to the prefix cache, a later row into its place."""
         sequence = self._live[row]
         # The last token's KV was never computed.
         ids = sequence.request.ask.prompt_ids + tuple(sequence.tokens[:-1])
         if self._prefixes.enabled:
             self._prefixes.add(Prefix(ids, self._slots.take(row, len(ids))))
         last = len(self._live) - 1
-        mover = self._live[last]
-        length = len(mover.request.ask.prompt_ids) + len(mover.tokens) - 1
-        self._slots.copy(last, row, length)
-        self._live[row] = mover
+        # Rows join at the end, so a row has seen less than those far before it. Filling the hole
+        # from the band behind, and that one's likewise, keeps rows of like length in a band.
+        while row < last:
+            behind = min(row + BAND, last)
+            mover = self._live[behind]
+            length = len(mover.request.ask.prompt_ids) + len(mover.tokens) - 1
+            self._slots.copy(behind, row, length)
+            self._live[row] = mover
+            row = behind
         self._live.pop()

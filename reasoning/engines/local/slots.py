@@ -41,21 +41,21 @@ class Slots:
             setattr(self, name, grown)
 
     def write(
-        self, layer: int, first: int, starts: Tensor, k: Tensor, v: Tensor, length: int
+        self, layer: int, first: int, positions: Tensor, k: Tensor, v: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Store k, v [G, T, KV heads, D] at starts [G]; the rows' keys and values up to length."""
-        group, width = k.shape[:2]
-        keys, values = self.keys[layer], self.values[layer]
-        rows = torch.arange(first, first + group, device=k.device)
-        if width == 1:
-            keys[rows, :, starts] = k[:, 0]
-            values[rows, :, starts] = v[:, 0]
-        else:
-            places = starts[:, None] + torch.arange(width, device=k.device)
-            keys[rows[:, None], :, places] = k
-            values[rows[:, None], :, places] = v
+        """Store k, v [G, T, KV heads, D] at positions [G, T] of rows first..first+G; gives these
+        rows' keys and values [G, KV heads, length, D]."""
+        group, width = positions.shape
         part = slice(first, first + group)
-        return keys[part, :, :length], values[part, :, :length]
+        keys, values = self.keys[layer, part], self.values[layer, part]
+        rows = torch.arange(group, device=k.device)
+        if width == 1:
+            keys[rows, :, positions[:, 0]] = k[:, 0]
+            values[rows, :, positions[:, 0]] = v[:, 0]
+        else:
+            keys[rows[:, None], :, positions] = k
+            values[rows[:, None], :, positions] = v
+        return keys, values
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Copy a row's first `length` positions to another row."""
