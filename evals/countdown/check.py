@@ -11,7 +11,7 @@ from collections import Counter
 from fractions import Fraction
 
 MAX_EXPRESSION = 200
-_TOKEN = re.compile(r"\s*(\d{1,9}|[-+*/()])")
+_TOKEN = re.compile(r"\s*(\d{1,9}|[-+*/()])", re.ASCII)
 _ANSWER = re.compile(r"^answer[ \t]+([^\n]{1,400})$", re.MULTILINE)
 
 

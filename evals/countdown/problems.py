@@ -86,9 +86,9 @@ _LIST = rf"{_NUMBER}(?:\s*(?:,|;|\band\b|\s)\s*(?:and\s+)?{_NUMBER}){{1,7}}"
 _QUESTION = re.compile(
     rf"\b(?:use|using|with|from|numbers?)\b[^\d]{{0,40}}[\[(]?\s*({_LIST})\s*[\])]?[^\d]{{0,60}}?"
     rf"\b(?:make|makes|reach|get|gives?|equals?|obtain|target)\b[^\d]{{0,20}}({_NUMBER})\b",
-    re.IGNORECASE,
+    re.IGNORECASE | re.ASCII,
 )
-_SHORT = re.compile(rf"^\s*({_NUMBER}(?:[\s,]+{_NUMBER}){{2,5}})\s*=\s*({_NUMBER})\s*$")
+_SHORT = re.compile(rf"^\s*({_NUMBER}(?:[\s,]+{_NUMBER}){{2,5}})\s*=\s*({_NUMBER})\s*$", re.ASCII)
 
 
 def parse_question(text: str) -> CountdownProblem | None:

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from reasoning.evals.countdown.problems import CountdownProblem
 from reasoning.evals.countdown.solver import Numbers, combine, moves, reachable
 
-_OPERATION = re.compile(r"^(\d+)([-+*/])(\d+)=(\d+) : (\d+(?: \d+)*)$")
-_WAIT = re.compile(r"^wait (\d+(?: \d+)*)$")
+_OPERATION = re.compile(r"^(\d+)([-+*/])(\d+)=(\d+) : (\d+(?: \d+)*)$", re.ASCII)
+_WAIT = re.compile(r"^wait (\d+(?: \d+)*)$", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)

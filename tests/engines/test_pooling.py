@@ -1,0 +1,99 @@
+"""Rewards of the shipped process reward model: the embedded engine, vLLM's pooling, Transformers."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from reasoning import Budget, Solver
+from reasoning.engines.base import Engine
+from reasoning.errors import CapabilityError
+
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.vllm,
+    pytest.mark.filterwarnings(
+        "ignore::DeprecationWarning",
+        "ignore::FutureWarning",
+        "ignore::ResourceWarning",
+        "ignore::pytest.PytestUnraisableExceptionWarning",
+    ),
+]
+
+TEXTS = (
+    "14 17 75 10 = 50\n75-10=65 : 14 17 65\n65-17=48 : 14 48\n",
+    "14 17 75 10 = 50\n14*10=140 : 17 75 140\n75+17=92 : 140 92\n140-92=48 : 48\nwait 140 92\n",
+    "3 7 25 50 = 79\n25+50=75 : 3 7 75\n",
+)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def vllm_engine() -> AsyncIterator[Engine]:
+    pytest.importorskip("vllm", reason="vLLM is not installed")
+    from reasoning.engines.vllm import VLLMEngine
+
+    engine = VLLMEngine("countdown-prm", dtype="float32", max_model_len=1024)
+    await engine.start()
+    yield engine
+    await engine.close()
+
+
+def reference(ids: list[int]) -> list[float]:
+    """Transformers' own forward pass and a sigmoid, at every position."""
+    import torch
+    from transformers import AutoModelForTokenClassification
+
+    from reasoning.engines import weights
+
+    model = AutoModelForTokenClassification.from_pretrained(
+        weights.resolve("countdown-prm"), dtype=torch.float32
+    )
+    with torch.inference_mode():
+        values: list[float] = torch.sigmoid(model(torch.tensor([ids])).logits[0, :, 0]).tolist()
+    return values
+
+
+async def test_three_ways_to_the_same_rewards(vllm_engine: Engine) -> None:
+    from reasoning.engines.local import LocalEngine
+
+    async with LocalEngine("countdown-prm", threads=1) as local:
+        for text in TEXTS:
+            ids = local.tokenizer.encode(text)
+            ends = [i for i, token in enumerate(ids) if local.tokenizer.decode([token]) == "\n"]
+            expected = [reference(ids)[end] for end in ends]
+            for engine in (local, vllm_engine):
+                reply = await engine.pool(ids, ends)
+                assert reply.values == pytest.approx(expected, abs=1e-3), engine.name
+                assert reply.usage.prefill + reply.usage.cached == len(ids)
+
+
+async def test_a_growing_path_is_not_scored_from_its_start() -> None:
+    from reasoning.engines.local import LocalEngine
+
+    async with LocalEngine("countdown-prm", threads=1) as local:
+        ids = local.tokenizer.encode(TEXTS[1])
+        first = await local.pool(ids[:-20], [len(ids) - 21])
+        grown = await local.pool(ids, [len(ids) - 1])
+        assert first.usage.cached == 0
+        assert grown.usage.cached >= len(ids) - 21
+
+
+async def test_a_reward_model_writes_nothing(vllm_engine: Engine) -> None:
+    with pytest.raises(CapabilityError, match="sample"):
+        await Solver({"policy": vllm_engine}, strategy="single").asolve("1 2 3 = 6")
+
+
+async def test_best_of_n_with_its_verifier_on_vllm(vllm_engine: Engine) -> None:
+    """Policy on the embedded engine, rewards from vLLM: engines mix by role."""
+    solver = Solver(
+        {"policy": "local/countdown-policy", "prm": vllm_engine},
+        verifiers={"verifier": {"name": "prm", "model": "prm"}},
+        strategy={"name": "best_of_n", "n": 4},
+        max_tokens=300,
+        budget=Budget(tokens=1200, verifier_passes=4),
+    )
+    async with solver:
+        solution = await solver.asolve("3 7 25 50 = 79")
+    assert solution.usage.verifier_passes == 4 and solution.usage.tokens <= 1200
