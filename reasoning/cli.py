@@ -30,7 +30,13 @@ console = Console()
 @app.command()
 def solve(
     question: Annotated[str, typer.Argument(help="for example 'Use 3, 7, 25, 50 to make 79'")],
-    strategy: Annotated[str, typer.Option(help="`reasoning ls strategy` lists them")] = "best_of_n",
+    strategy: Annotated[
+        str | None,
+        typer.Option(
+            help="`reasoning ls strategy` lists them; default: best_of_n with the shipped "
+            "verifier, majority with another model"
+        ),
+    ] = None,
     n: Annotated[int | None, typer.Option("-n", help="chains, for strategies that take n")] = None,
     model: Annotated[
         str | None, typer.Option(help="policy model, engine/model; default: the shipped one")
@@ -49,9 +55,10 @@ def solve(
     models: Any = model
     if model is not None and base_url is not None:
         models = {"policy": {"model": model, "base_url": base_url}}
+    chosen = strategy or ("best_of_n" if model is None else "majority")
     solver = Solver(
         models,
-        strategy=strategy if n is None else {"name": strategy, "n": n},
+        strategy=chosen if n is None else {"name": chosen, "n": n},
         budget=Budget(tokens=tokens, seconds=seconds),
         sampling=Sampling(temperature=temperature),
         max_tokens=max_tokens,
@@ -63,7 +70,7 @@ def solve(
     console.print(f"answer  {escape(solution.answer or 'none')}", highlight=False)
     console.print(f"status  {solution.status}")
     used = ", ".join(f"{value:g} {name}" for name, value in solution.usage.sparse().items())
-    console.print(f"spent   {used} in {solution.seconds:.2f} s", highlight=False)
+    console.print(f"spent   {used or 'nothing'} in {solution.seconds:.2f} s", highlight=False)
     if solution.answer is None:
         why = solution.error or "no chain ended with an answer; raise the budget"
         raise ReasoningError(why)

@@ -9,7 +9,7 @@ from reasoning.budget import Budget
 from reasoning.context import Bindings
 from reasoning.costs.kinetics import CostModel
 from reasoning.engines.base import Engine, Sampling
-from reasoning.errors import CapabilityError, UnknownName
+from reasoning.errors import CapabilityError, ConfigError, UnknownName
 from reasoning.journal import digest
 from reasoning.session import Session
 from reasoning.strategy import ChainPolicy, Settings, Strategy, Verifier
@@ -37,6 +37,8 @@ class Configuration:
     def check(self) -> None:
         """Raise what would go wrong later, before anything is loaded or spent."""
         who = f"strategy {name_of(self.strategy)}"
+        if self.max_tokens is not None and self.max_tokens < 1:
+            raise ConfigError(f"max_tokens={self.max_tokens} must be at least 1, or left out")
         if self.strategy.unit not in self.policy.units:
             raise CapabilityError(
                 f"{who} asks for whole {self.strategy.unit}s, which chain policy "

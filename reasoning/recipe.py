@@ -44,12 +44,12 @@ class _Part(BaseModel):
 class SamplingSpec(_Part):
     """Sampling parameters by vLLM's names. max_tokens caps a whole chain."""
 
-    temperature: float = Field(default=1.0, ge=0.0)
-    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
-    top_k: int = Field(default=0, ge=0)
-    min_p: float = Field(default=0.0, ge=0.0, le=1.0)
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
     stop: tuple[str, ...] = ()
-    logprobs: int | None = Field(default=None, ge=0)
+    logprobs: int | None = None
     max_tokens: int | None = Field(default=None, ge=1)
 
     def sampling(self) -> Sampling:

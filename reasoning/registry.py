@@ -43,10 +43,10 @@ class Registry:
         self._scan()
         if name not in self._entries:
             close = difflib.get_close_matches(name, self._entries, n=3)
-            hint = f"did you mean {' or '.join(close)}?" if close else ""
+            hint = f"did you mean {' or '.join(close)}? " if close else ""
             raise UnknownName(
-                f"unknown {self.kind} {name!r}: {hint or 'known are ' + ', '.join(self)} "
-                f"(`reasoning ls {self.kind}` lists all)"
+                f"unknown {self.kind} {name!r}: {hint}known are {', '.join(self)} "
+                f"(`reasoning ls {self.kind}` says more)"
             )
         value = self._entries[name]
         if isinstance(value, str):

@@ -34,6 +34,7 @@ class Solver:
 
     models: a model string for the policy, or a mapping of roles to model strings, to mappings
     with `model` and engine arguments, or to engines. None: the shipped Countdown models.
+    strategy: None is best-of-N where there is a verifier, majority voting where there is none.
     verifiers: by role, specs with `name`, `model` (the role that serves it) and settings.
     run: a folder that keeps journal and replies, so that what was paid for is never lost.
     """
@@ -42,7 +43,7 @@ class Solver:
         self,
         models: str | Mapping[str, Any] | None = None,
         *,
-        strategy: Spec | Strategy = "best_of_n",
+        strategy: Spec | Strategy | None = None,
         chain_policy: Spec | ChainPolicy = "plain",
         verifiers: Mapping[str, Spec] | None = None,
         budget: Budget | None = None,
@@ -59,6 +60,8 @@ class Solver:
             verifiers = SHIPPED_VERIFIERS if verifiers is None else verifiers
         elif isinstance(models, str):
             models = {"policy": models}
+        if strategy is None:
+            strategy = "best_of_n" if verifiers else "majority"
         self._configuration = Configuration(
             strategy=build(strategies, strategy),
             policy=build(chain_policies, chain_policy),

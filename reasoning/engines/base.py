@@ -15,11 +15,12 @@ conformance suite:
 from __future__ import annotations
 
 import abc
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from reasoning.errors import CapabilityError
+from reasoning.errors import CapabilityError, ConfigError
 
 Finish = Literal["stop", "length", "abort"]
 
@@ -72,6 +73,19 @@ class Sampling:
     ignore_eos: bool = False
     logprobs: int | None = None
     allowed_ids: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, fits, range_ in (
+            ("temperature", 0 <= self.temperature < math.inf, "0 or more"),
+            ("top_p", 0 < self.top_p <= 1, "in (0, 1]"),
+            ("top_k", self.top_k >= 0, "0 (off) or more"),
+            ("min_p", 0 <= self.min_p <= 1, "in [0, 1]"),
+            ("min_tokens", self.min_tokens >= 0, "0 or more"),
+            ("logprobs", (self.logprobs or 0) >= 0, "0 or more"),
+            ("stop", all(self.stop), "a list of strings that are not empty"),
+        ):
+            if not fits:
+                raise ConfigError(f"sampling {name}={getattr(self, name)!r} must be {range_}")
 
 
 @dataclass(frozen=True, slots=True)

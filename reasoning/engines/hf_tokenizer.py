@@ -19,6 +19,8 @@ class HFTokenizer:
         except Exception as error:
             reason = " ".join(str(error).split())[:200]
             raise ModelError(f"{folder}: the tokenizer cannot be loaded: {reason}") from None
+        # Its warning about long texts would go to stderr; the engine's own check is an error.
+        self._tokenizer.model_max_length = 1 << 60
         self.eos_id: int | None = self._tokenizer.eos_token_id
         self.vocab_size = len(self._tokenizer)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -250,3 +251,35 @@ def test_best_of_n_and_weighted_choose_by_reward() -> None:
         models, strategy="best_of_n", verifiers=verifiers, budget=Budget(verifier_passes=3)
     ).solve(problem())
     assert few.usage.verifier_passes == 3
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"temperature": -1.0},
+        {"temperature": float("nan")},
+        {"top_p": 0.0},
+        {"top_p": 1.5},
+        {"top_k": -1},
+        {"min_p": 2.0},
+        {"min_tokens": -1},
+        {"logprobs": -1},
+        {"stop": ("",)},
+    ],
+)
+def test_sampling_out_of_range_is_refused(setting: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=f"sampling {next(iter(setting))}="):
+        reasoning.Sampling(**setting)
+
+
+@pytest.mark.parametrize("most", [0, -5])
+def test_a_chain_without_room_is_refused(most: int) -> None:
+    with pytest.raises(ConfigError, match="max_tokens"):
+        Solver({"policy": ScriptedEngine()}, max_tokens=most)
+
+
+async def test_majority_answers_where_no_verifier_is_given() -> None:
+    engine = ScriptedEngine(script=["answer 1+2\n", "answer 2+1\n"])
+    solution = await Solver({"policy": engine}).asolve(problem())
+    assert solution.usage.asks == 1 and solution.usage.verifier_passes == 0
+    assert solution.answer in ("1+2\n", "2+1\n")

@@ -1,4 +1,4 @@
-"""Rewards of the shipped process reward model: the embedded engine, vLLM's pooling, Transformers."""
+"""Rewards of the shipped reward model: the embedded engine, vLLM's pooling, Transformers."""
 
 from __future__ import annotations
 

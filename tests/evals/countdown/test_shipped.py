@@ -1,4 +1,4 @@
-"""The shipped checkpoints: standard format, manifests that are true, rewards through two engines."""
+"""The shipped checkpoints: standard format, true manifests, rewards that know right from wrong."""
 
 import asyncio
 import itertools
