@@ -10,18 +10,17 @@ import asyncio
 from typing import Any
 
 from reasoning.engines import weights
-from reasoning.engines.local import LocalEngine
 from reasoning.evals.countdown import manifest
 from reasoning.evals.countdown.problems import problems
 from reasoning.evals.countdown.rollouts import pass_at, roll
+from reasoning.solver import engine
 
 
 async def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    name = arguments.model.removeprefix("local/")
     chosen = list(problems(arguments.split, arguments.count, arguments.numbers))
-    async with LocalEngine(name) as engine:
+    async with engine(arguments.model) as sampler:
         rollouts = await roll(
-            engine, chosen, arguments.samples, max_tokens=arguments.max_tokens, seed=0
+            sampler, chosen, arguments.samples, max_tokens=arguments.max_tokens, seed=0
         )
     ks = [k for k in (1, 2, 4, 8, 16, 32, 64) if k <= arguments.samples]
     lengths = [len(rollout.ids) for rollout in rollouts]
@@ -50,7 +49,7 @@ def main() -> None:
     found = asyncio.run(measure(arguments))
     print(found)
     if arguments.write:
-        folder = weights.resolve(arguments.model.removeprefix("local/"))
+        folder = weights.resolve(arguments.model.partition("/")[2])
         manifest.add(folder, measured=found)
 
 

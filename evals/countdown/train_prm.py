@@ -1,6 +1,6 @@
 """Trains the Countdown process reward model on labelled rollouts of the policy.
 
-    python -m reasoning.evals.countdown.train_prm --policy countdown-policy --out FOLDER
+    python -m reasoning.evals.countdown.train_prm --policy local/countdown-policy --out FOLDER
 
 It starts from the policy's weights; a linear head reads each newline that ends a line. The target
 of a line mixes the rollout's outcome (what the policy makes of this prefix) with whether the exact
@@ -24,10 +24,10 @@ from torch.nn import functional as F
 from transformers import Qwen3ForTokenClassification
 
 from reasoning.engines import weights
-from reasoning.engines.local import LocalEngine
 from reasoning.evals.countdown import manifest, tokenizer
 from reasoning.evals.countdown.problems import Split, problems
 from reasoning.evals.countdown.rollouts import Rollout, roll
+from reasoning.solver import engine
 
 NEWLINE = 2 + tokenizer.CHARACTERS.index("\n")
 # How much of a line's target is the outcome; the rest is reachability.
@@ -67,10 +67,18 @@ def auroc(scores: list[float], labels: list[bool]) -> float:
     return (total - positives * (positives + 1) / 2) / (positives * negatives)
 
 
-async def rollouts(policy: str, split: Split, count: int, samples: int, seed: int) -> list[Rollout]:
-    async with LocalEngine(policy, prefix_cache=0) as engine:
-        chosen = [*problems(split, count * 3 // 4, 4, seed), *problems(split, count // 4, 3, seed)]
-        return await roll(engine, chosen, samples, max_tokens=640, seed=seed)
+async def rollouts(policy: str, seed: int, *asked: tuple[Split, int, int]) -> list[list[Rollout]]:
+    """For each (split, problems, samples): a quarter of the problems has three numbers."""
+    made = []
+    async with engine(policy) as sampler:
+        for split, count, samples in asked:
+            easy, hard = (
+                problems(split, count // 4, 3, seed),
+                problems(split, count * 3 // 4, 4, seed),
+            )
+            chosen = [*hard, *easy]
+            made.append(await roll(sampler, chosen, samples, max_tokens=640, seed=seed))
+    return made
 
 
 def batches(examples: list[Example], rng: random.Random, size: int) -> list[list[Example]]:
@@ -105,7 +113,7 @@ def forward(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--policy", default="countdown-policy")
+    parser.add_argument("--policy", default="local/countdown-policy", help="engine/model")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--problems", type=int, default=2400)
     parser.add_argument("--samples", type=int, default=12)
@@ -114,13 +122,18 @@ def main() -> None:
     args = parser.parse_args()
     torch.manual_seed(args.seed)
     began = time.monotonic()
-    rolled = asyncio.run(rollouts(args.policy, "train", args.problems, args.samples, args.seed))
-    held = asyncio.run(rollouts(args.policy, "calibrate", 200, 12, args.seed + 1))
+    rolled, held = asyncio.run(
+        rollouts(
+            args.policy,
+            args.seed,
+            ("train", args.problems, args.samples),
+            ("calibrate", 200, args.samples),
+        )
+    )
+    folder = weights.resolve(args.policy.partition("/")[2])
     print(f"{len(rolled)} rollouts after {(time.monotonic() - began) / 60:.1f} min", flush=True)
     examples = [e for r in rolled if (e := example(r)) is not None]
-    model = Qwen3ForTokenClassification.from_pretrained(
-        weights.resolve(args.policy), num_labels=1, dtype=torch.float32
-    )
+    model = Qwen3ForTokenClassification.from_pretrained(folder, num_labels=1, dtype=torch.float32)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     train(model, examples, args.minutes, args.seed)
     measured = measure(model, [e for r in held if (e := example(r)) is not None])
@@ -136,7 +149,7 @@ def main() -> None:
         minutes=(time.monotonic() - began) / 60,
         hardware=f"{platform.machine()}, {torch.get_num_threads()} threads",
         measured=measured,
-        policy_sha256=manifest.weights_hash(weights.resolve(args.policy)),
+        policy_sha256=manifest.weights_hash(folder),
     )
 
 
