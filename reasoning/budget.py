@@ -10,9 +10,8 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
-from operator import add, sub
+from operator import add, attrgetter, sub
 
 from reasoning.errors import BudgetBreach, BudgetExhausted, ConfigError
 
@@ -87,17 +86,14 @@ class Usage:
     money: float = 0.0
 
     def __add__(self, other: Usage) -> Usage:
-        return Usage(*map(add, self._values(), other._values()))
+        return Usage(*map(add, _values(self), _values(other)))
 
     def __sub__(self, other: Usage) -> Usage:
-        return Usage(*map(sub, self._values(), other._values()))
+        return Usage(*map(sub, _values(self), _values(other)))
 
     def sparse(self) -> dict[str, float]:
         """The fields that are not zero; `Usage(**usage.sparse())` is the same usage."""
         return {name: value for name in _USAGE_FIELDS if (value := getattr(self, name))}
-
-    def _values(self) -> Iterator[float]:
-        return (getattr(self, name) for name in _USAGE_FIELDS)
 
     def scaled(self, share: float, least: Usage) -> Usage:
         """`share` of this worst case: whole tokens and passes, never under `least`."""
@@ -114,6 +110,8 @@ class Usage:
 
 
 _USAGE_FIELDS = tuple(spec.name for spec in fields(Usage))
+_values = attrgetter(*_USAGE_FIELDS)
+_NOTHING = Usage()
 
 
 @dataclass(slots=True)
@@ -234,9 +232,10 @@ class Ledger:
         """Book a cost here and above. Raises BudgetBreach if a cap is passed all the same."""
         for node, units in self._line:
             node.total += real
-            node.by_role[role] = node.by_role.get(role, Usage()) + real
-            for unit in node.caps.keys() - units:  # held by a share below; now it is spent
-                node._reserved[unit] -= getattr(real, unit)
+            node.by_role[role] = node.by_role.get(role, _NOTHING) + real
+            for unit in node.caps:
+                if unit not in units:  # held by a share below; now it is spent
+                    node._reserved[unit] -= getattr(real, unit)
         for node, _ in self._line:
             for unit, cap in node.caps.items():
                 spent = getattr(node.total, unit)

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from reasoning.errors import CapabilityError, ConfigError
+from reasoning.errors import CapabilityError, ConfigError, PromptError
 
 Finish = Literal["stop", "length", "abort"]
 
@@ -139,7 +139,8 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class EngineUsage:
-    """What one request really cost. `prefill + cached` is the prompt's length (once for all n)."""
+    """What one request really cost. `prefill + cached` is the prompt's length, as often as the
+    engine read it: once where it shares it between the n continuations, else n times."""
 
     prefill: int = 0  # prompt tokens computed
     cached: int = 0  # prompt tokens read from a prefix cache
@@ -260,6 +261,21 @@ class Engine(abc.ABC):
     async def counters(self) -> dict[str, float]:
         """The engine's own token totals since start: `new`, `prefill`, `cached`. {} if unknown."""
         return {}
+
+    def room(self, ids: Sequence[int], vocabulary: int, spare: int = 1) -> int:
+        """Tokens that fit behind `ids`. Raises PromptError for ids that cannot be asked: none,
+        outside the vocabulary, or so many that less than `spare` tokens of the context are left.
+        """
+        if not ids:
+            raise PromptError(f"{self.name}: the prompt is empty")
+        if min(ids) < 0 or max(ids) >= vocabulary:
+            raise PromptError(f"{self.name}: the prompt holds ids outside 0..{vocabulary - 1}")
+        room = self.context_length - len(ids)
+        if room < spare:
+            raise PromptError(
+                f"{self.name}: {len(ids)} tokens do not fit the context of {self.context_length}"
+            )
+        return room
 
     async def __aenter__(self) -> Engine:
         await self.start()

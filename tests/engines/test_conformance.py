@@ -1,6 +1,6 @@
 """One suite for every engine that samples from a model: the promises of the engine seam.
 
-vLLM (its CPU build where there is no GPU) is started once for the module: it binds a core.
+vLLM (its CPU build where there is no GPU) is started once in process and once as a server.
 """
 
 from __future__ import annotations
@@ -42,27 +42,44 @@ def _without_vllm() -> str | None:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def engines() -> AsyncIterator[dict[str, Engine]]:
+async def local() -> AsyncIterator[Engine]:
+    """What the others are compared with."""
+    pytest.importorskip("torch")
+    from reasoning.engines.local import LocalEngine
+
+    async with LocalEngine(POLICY, threads=1) as engine:
+        yield engine
+
+
+@pytest_asyncio.fixture(
+    scope="module",
+    loop_scope="module",
+    params=["local", "vllm", "openai"],
+)
+async def engine(
+    request: pytest.FixtureRequest, local: Engine, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Engine]:
+    """One after the other, so that one vLLM runs at a time."""
+    if request.param == "local":
+        yield local
+        return
     reason = _without_vllm()
     if reason:
         pytest.skip(reason)
-    from reasoning.engines.local import LocalEngine
-    from reasoning.engines.vllm import VLLMEngine
+    if request.param == "vllm":
+        from reasoning.engines.vllm import VLLMEngine
 
-    started: dict[str, Engine] = {
-        "local": LocalEngine(POLICY, threads=1),
-        "vllm": VLLMEngine(POLICY, dtype="float32", max_model_len=1024),
-    }
-    for engine in started.values():
-        await engine.start()
-    yield started
-    for engine in started.values():
-        await engine.close()
+        async with VLLMEngine(POLICY, dtype="float32", max_model_len=1024) as started:
+            yield started
+        return
+    from reasoning.engines.openai import OpenAIEngine
+    from reasoning.engines.vllm.server import CPU_ARGUMENTS, serving
 
-
-@pytest.fixture(params=["local", "vllm"])
-def engine(request: pytest.FixtureRequest, engines: dict[str, Engine]) -> Engine:
-    return engines[request.param]
+    settings = ("--dtype", "float32", "--max-model-len", "1024", *CPU_ARGUMENTS)
+    log = tmp_path_factory.mktemp("server") / "vllm.log"
+    with serving(POLICY, *settings, log=log) as base_url:
+        async with OpenAIEngine("", base_url=base_url, seeding="stream") as started:
+            yield started
 
 
 def prompt(engine: Engine, text: str = PROMPTS[0]) -> tuple[int, ...]:
@@ -75,29 +92,27 @@ def ask(ids: tuple[int, ...], keys: range, tokens: int, **sampling: object) -> S
 
 
 @pytest.mark.parametrize("text", PROMPTS)
-async def test_greedy_chains_agree(engines: dict[str, Engine], text: str) -> None:
-    replies = {}
-    for name, engine in engines.items():
-        request = ask(prompt(engine, text), range(1), 48, temperature=0, logprobs=2)
-        replies[name] = (await engine.sample(request)).completions[0]
-    local, vllm = replies["local"], replies["vllm"]
-    assert local.ids == vllm.ids and local.text == vllm.text
-    assert local.logprobs is not None and vllm.logprobs is not None
-    for mine, other in zip(local.logprobs, vllm.logprobs, strict=True):
-        assert mine.logprob == pytest.approx(other.logprob, abs=1e-3)
-        assert mine.top.keys() == other.top.keys()
+async def test_greedy_chains_agree(local: Engine, engine: Engine, text: str) -> None:
+    request = ask(prompt(engine, text), range(1), 48, temperature=0, logprobs=2)
+    (mine,) = (await local.sample(request)).completions
+    (other,) = (await engine.sample(request)).completions
+    assert mine.ids == other.ids and mine.text == other.text
+    assert mine.logprobs is not None and other.logprobs is not None
+    for one, two in zip(mine.logprobs, other.logprobs, strict=True):
+        assert one.logprob == pytest.approx(two.logprob, abs=1e-3)
+        assert one.top.keys() == two.top.keys()
 
 
-async def test_scores_and_choices_agree(engines: dict[str, Engine]) -> None:
-    ids = prompt(engines["local"])
-    chain = tuple(engines["local"].tokenizer.encode("75-10=65 : 14 17 65\n"))
-    scores = [(await engine.score(ids, chain)).scores for engine in engines.values()]
+async def test_scores_and_choices_agree(local: Engine, engine: Engine) -> None:
+    ids = prompt(engine)
+    chain = tuple(engine.tokenizer.encode("75-10=65 : 14 17 65\n"))
+    scores = [(await one.score(ids, chain)).scores for one in (local, engine)]
     for mine, other in zip(*scores, strict=True):
         assert mine.logprob == pytest.approx(other.logprob, abs=1e-3)
-    options = engines["local"].tokenizer.encode("0123456789")
-    chosen = [await engine.choose(ids, options) for engine in engines.values()]
-    assert chosen[0].probabilities == pytest.approx(chosen[1].probabilities, abs=1e-3)
-    assert chosen[0].mass == pytest.approx(chosen[1].mass, abs=1e-3)
+    options = engine.tokenizer.encode("0123456789")
+    mine, other = [await one.choose(ids, options) for one in (local, engine)]
+    assert mine.probabilities == pytest.approx(other.probabilities, abs=1e-3)
+    assert mine.mass == pytest.approx(other.mass, abs=1e-3)
 
 
 async def test_a_chain_is_a_function_of_its_stream(engine: Engine) -> None:
@@ -139,6 +154,24 @@ async def test_usage_is_what_the_engine_counted(engine: Engine) -> None:
     }
 
 
+async def test_continuations_in_one_http_request(engine: Engine) -> None:
+    """The server engine's own way: n in one request. Each token received was decoded."""
+    from reasoning.engines.openai import OpenAIEngine
+
+    if not isinstance(engine, OpenAIEngine):
+        pytest.skip("not over HTTP")
+    async with OpenAIEngine("", base_url=engine.base_url) as grouped:
+        before = (await grouped.counters())["new"]
+        request = ask(prompt(grouped), range(6), 50)
+        reply = await grouped.sample(request)
+        await asyncio.sleep(0.2)
+        after = (await grouped.counters())["new"]
+        again = await grouped.sample(request)
+    assert after - before == reply.usage.new == sum(len(c.ids) for c in reply.completions)
+    assert len({c.ids for c in reply.completions}) > 1
+    assert again.completions == reply.completions
+
+
 async def test_a_sink_sees_all_tokens_and_may_stop(engine: Engine) -> None:
     ids = prompt(engine)
     seen: dict[int, list[int]] = {0: [], 1: []}
@@ -163,7 +196,9 @@ async def test_a_cancelled_request_ends_in_the_engine(engine: Engine) -> None:
             enough.set()
 
     before = (await engine.counters())["new"]
-    task = asyncio.create_task(engine.sample(ask(ids, range(2), 900, ignore_eos=True), sink))
+    # So much that even a starved client is back before it is all decoded.
+    request = ask(ids, range(48), 900, ignore_eos=True)
+    task = asyncio.create_task(engine.sample(request, sink))
     await enough.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -172,7 +207,7 @@ async def test_a_cancelled_request_ends_in_the_engine(engine: Engine) -> None:
     settled = (await engine.counters())["new"]
     await asyncio.sleep(0.3)
     assert (await engine.counters())["new"] == settled
-    assert len(received) <= settled - before < 2 * 900
+    assert len(received) <= settled - before < 48 * 900
 
 
 async def test_what_cannot_be_asked(engine: Engine) -> None:

@@ -230,18 +230,7 @@ class LocalEngine(Engine):
         return value, EngineUsage(prefill=len(ids) - cached, cached=cached)
 
     def _room(self, ids: Sequence[int], spare: int = 1) -> int:
-        """Tokens that fit behind `ids`. Raises PromptError for ids that cannot be asked."""
-        if not ids:
-            raise PromptError(f"{self.name}: the prompt is empty")
-        vocabulary = int(self._config["vocab_size"])
-        if min(ids) < 0 or max(ids) >= vocabulary:
-            raise PromptError(f"{self.name}: the prompt holds ids outside 0..{vocabulary - 1}")
-        room = self.context_length - len(ids)
-        if room < spare:
-            raise PromptError(
-                f"{self.name}: {len(ids)} tokens do not fit the context of {self.context_length}"
-            )
-        return room
+        return self.room(ids, int(self._config["vocab_size"]), spare)
 
     def _running(self) -> _Worker:
         if self._worker is None:

@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 from reasoning.engines import weights
 from reasoning.engines.base import (
     ChooseReply,
-    Completion,
     Engine,
     EngineUsage,
     PoolReply,
@@ -125,8 +124,7 @@ class OpenAIEngine(Engine):
         """See Engine.sample. A sink's continuations come over server-sent events."""
         if not self.capabilities.sample and self._sender is not None:
             raise CapabilityError(f"{self.name} is served as a reward model and cannot sample")
-        if not request.prompt_ids:
-            raise PromptError("an empty prompt cannot be continued")
+        self._fits(request.prompt_ids)
         if self.settings.seeding == "stream" and request.n > 1:
             return await self._apart(request, sink)
         try:
@@ -221,18 +219,8 @@ class OpenAIEngine(Engine):
         finally:
             for task in tasks:
                 task.cancel()
-        completions: list[Completion] = []
-        usage = EngineUsage()
-        for reply in replies:
-            completions.extend(reply.completions)
-            usage += reply.usage
-        # The prompt's length once: the others found it in the prefix cache, if at all.
-        prompt = len(request.prompt_ids)
-        cached = min(usage.cached, prompt)
-        return SampleReply(
-            tuple(completions),
-            EngineUsage(prompt - cached, cached, usage.new, usage.abandoned),
-        )
+        completions = tuple(c for reply in replies for c in reply.completions)
+        return SampleReply(completions, sum((reply.usage for reply in replies), EngineUsage()))
 
     async def score(
         self, prefix_ids: Sequence[int], continuation_ids: Sequence[int], top: int = 0
@@ -241,6 +229,7 @@ class OpenAIEngine(Engine):
         if not prefix_ids:
             raise PromptError("scores need at least one token before the continuation")
         ids = [*prefix_ids, *continuation_ids]
+        self._fits(ids)
         body = dialect.score_body(ids, top)
 
         async def once() -> ScoreReply:
@@ -255,6 +244,7 @@ class OpenAIEngine(Engine):
         dialect = self._ids("choose")
         if not 1 <= len(option_ids) <= MAX_OPTIONS:
             raise ConfigError(f"{len(option_ids)} options; vLLM tells 1 to {MAX_OPTIONS} at once")
+        self._fits(prefix_ids)
         body = dialect.choose_body(prefix_ids, option_ids)
 
         async def once() -> ChooseReply:
@@ -276,6 +266,12 @@ class OpenAIEngine(Engine):
             return self._read(pooling.PATH, lambda: pooling.read(payload, len(ids), positions))
 
         return await self._send(once)
+
+    def _fits(self, ids: Sequence[int]) -> None:
+        """Raises PromptError before a request that the server would refuse is sent."""
+        dialect = self._spoken()
+        size = dialect.vocabulary if isinstance(dialect, TokenIds) else self.tokenizer.vocab_size
+        self.room(ids, size)
 
     def _ids(self, what: str) -> TokenIds:
         dialect = self._spoken()

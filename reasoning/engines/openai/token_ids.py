@@ -39,7 +39,7 @@ class TokenIds:
     path = PATH
 
     def __init__(self, model: str, vocabulary: int) -> None:
-        self._vocabulary = vocabulary
+        self.vocabulary = vocabulary
         self._head = '{"model":' + json.dumps(model) + ',"return_token_ids":true,'
         self._sampling: dict[Sampling, str] = {}
         self.usage_mismatches = 0
@@ -165,8 +165,8 @@ class TokenIds:
             return
         if set(map(type, ids)) != {int}:
             raise Malformed("token ids that are no integers")
-        if min(ids) < 0 or max(ids) >= self._vocabulary:
-            raise Malformed(f"token ids outside the vocabulary of {self._vocabulary}")
+        if min(ids) < 0 or max(ids) >= self.vocabulary:
+            raise Malformed(f"token ids outside the vocabulary of {self.vocabulary}")
 
     def usage(self, said: Any, prompt: int, new: int) -> EngineUsage:
         """What was done: by the ids received; only the cached part is taken from the server."""

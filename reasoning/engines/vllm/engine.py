@@ -326,17 +326,7 @@ class VLLMEngine(Engine):
         return last
 
     def _room(self, ids: Sequence[int], spare: int = 1) -> int:
-        if not ids:
-            raise PromptError(f"{self.name}: the prompt is empty")
-        vocabulary = int(self._config["vocab_size"])
-        if min(ids) < 0 or max(ids) >= vocabulary:
-            raise PromptError(f"{self.name}: the prompt holds ids outside 0..{vocabulary - 1}")
-        room = self.context_length - len(ids)
-        if room < spare:
-            raise PromptError(
-                f"{self.name}: {len(ids)} tokens do not fit the context of {self.context_length}"
-            )
-        return room
+        return self.room(ids, int(self._config["vocab_size"]), spare)
 
     def _running(self) -> Any:
         if self._llm is None:

@@ -56,7 +56,7 @@ async def test_seeding_by_stream_makes_a_chain_a_function_of_its_stream(
     together = await engine.sample(request)
     alone = [await engine.sample(replace(request, streams=(s,))) for s in request.streams]
     assert together.completions == tuple(reply.completions[0] for reply in alone)
-    assert together.usage.prefill == 3
+    assert together.usage.prefill == 3 * 3  # three requests of three tokens
     pieces: dict[int, list[int]] = {}
     await engine.sample(request, lambda index, ids, _: pieces.setdefault(index, []).extend(ids))
     assert [tuple(pieces[i]) for i in range(3)] == [c.ids for c in together.completions]

@@ -1,0 +1,1 @@
+"""Benchmarks: `python -m bench`. Ratios of things measured side by side, with their intervals."""

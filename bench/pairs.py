@@ -1,0 +1,59 @@
+"""Alternating measurement: every contender once a round, in an order that turns round."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+from reasoning.evals.statistics import Estimate, paired_ratio
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One measurement: what was done, in how many seconds, for how many CPU seconds of ours."""
+
+    tokens: int
+    requests: int
+    seconds: float
+    cpu: float
+
+    @property
+    def rate(self) -> float:
+        """Tokens a second."""
+        return self.tokens / self.seconds
+
+    @property
+    def cpu_ms(self) -> float:
+        """CPU milliseconds of this process for a request."""
+        return 1000 * self.cpu / self.requests
+
+
+Measure = Callable[[], Awaitable[Sample]]
+
+
+async def alternate(contenders: Mapping[str, Measure], rounds: int) -> dict[str, list[Sample]]:
+    """`rounds` samples of each. Odd rounds go backwards (A B, B A, ...), so that a machine that
+    warms up or slows down favours nobody. One round before them is thrown away."""
+    names = list(contenders)
+    found: dict[str, list[Sample]] = {name: [] for name in names}
+    for number in range(-1, rounds):
+        for name in names if number % 2 else reversed(names):
+            sample = await contenders[name]()
+            await asyncio.sleep(0.05)
+            if number >= 0:
+                found[name].append(sample)
+    return found
+
+
+def share(ours: list[Sample], theirs: list[Sample]) -> Estimate:
+    """Ratio of tokens a second, paired by round, with its 95 % interval."""
+    return paired_ratio([s.rate for s in ours], [s.rate for s in theirs])
+
+
+def mean_rate(samples: list[Sample]) -> float:
+    return sum(s.rate for s in samples) / len(samples)
+
+
+def mean_cpu_ms(samples: list[Sample]) -> float:
+    return sum(s.cpu_ms for s in samples) / len(samples)
