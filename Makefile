@@ -19,9 +19,9 @@ test: $(VENV)/test.stamp
 bench: $(VENV)/test.stamp
 	$(BIN)/python -m bench $(ARGS)
 
-table: $(VENV)/demo.stamp
+table: $(VENV)/test.stamp
 	$(BIN)/reasoning run recipes/countdown_best_of_n.yaml
-	$(BIN)/reasoning table runs/countdown-best-of-n
+	$(BIN)/reasoning table runs/countdown-best-of-n --baseline single --plot runs/countdown-best-of-n/accuracy.png
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .
