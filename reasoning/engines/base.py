@@ -52,6 +52,12 @@ class Capabilities:
             )
 
 
+# What a model with a reward head in place of its vocabulary can be asked.
+REWARDS_ONLY = Capabilities(
+    sample=False, stream=False, logprobs=False, score=False, choose=False, pool=True
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """Sampling parameters, as vLLM defines them. temperature 0 is greedy.

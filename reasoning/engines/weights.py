@@ -50,6 +50,11 @@ def config(folder: Path) -> dict[str, Any]:
     return loaded
 
 
+def rewards(config: dict[str, Any]) -> bool:
+    """Whether the model has a reward head instead of a vocabulary."""
+    return "TokenClassification" in (config.get("architectures") or [""])[0]
+
+
 def content_hash(folder: Path) -> str:
     """sha256 over weights, config and tokenizer; remembered while the files do not change."""
     files = sorted(

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from reasoning.engines import weights
 from reasoning.engines.base import (
+    REWARDS_ONLY,
     Capabilities,
     ChooseReply,
     Completion,
@@ -63,16 +65,8 @@ class LocalEngine(Engine):
         self.name = f"local/{model}"
         self._folder = weights.resolve(model)
         self._config = weights.config(self._folder)
-        reward = "TokenClassification" in (self._config.get("architectures") or [""])[0]
-        self.capabilities = Capabilities(
-            sample=not reward,
-            stream=not reward,
-            logprobs=not reward,
-            score=not reward,
-            choose=not reward,
-            pool=reward,
-            token_keyed=True,
-        )
+        can = REWARDS_ONLY if weights.rewards(self._config) else Capabilities()
+        self.capabilities = replace(can, token_keyed=True)
         own = int(self._config.get("max_position_embeddings", 4096))
         self.context_length = min(own, max_context or own)
         self._device = torch.device(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from reasoning.engines import weights
-from reasoning.engines.base import Capabilities, Tokenizer
+from reasoning.engines.base import REWARDS_ONLY, Capabilities, Tokenizer
 from reasoning.engines.openai import discovery, pooling
 from reasoning.engines.openai.assembly import Malformed, parsed
 from reasoning.engines.openai.discovery import Server
@@ -105,9 +105,7 @@ async def _in_ids(
         # A server of a reward model does not decode.
         if not await pooling.offered(transport, server.model):
             raise fault
-        capabilities = Capabilities(
-            sample=False, stream=False, logprobs=False, score=False, choose=False, pool=True
-        )
+        capabilities = REWARDS_ONLY
     context = given.context_length or server.context or DEFAULT_CONTEXT
     return Met(server, dialect, tokenizer, capabilities, context)
 

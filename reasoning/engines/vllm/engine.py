@@ -17,6 +17,7 @@ from typing import Any
 
 from reasoning.engines import weights
 from reasoning.engines.base import (
+    REWARDS_ONLY,
     Capabilities,
     ChooseReply,
     Completion,
@@ -58,15 +59,7 @@ class VLLMEngine(Engine):
         self.name = f"vllm/{model}"
         self._folder = weights.resolve(model)
         self._config = weights.config(self._folder)
-        reward = "TokenClassification" in (self._config.get("architectures") or [""])[0]
-        self.capabilities = Capabilities(
-            sample=not reward,
-            stream=not reward,
-            logprobs=not reward,
-            score=not reward,
-            choose=not reward,
-            pool=reward,
-        )
+        self.capabilities = REWARDS_ONLY if weights.rewards(self._config) else Capabilities()
         self._arguments = {"gpu_memory_utilization": memory_share, **arguments}
         own = int(self._config.get("max_position_embeddings", 4096))
         self.context_length = int(arguments.get("max_model_len") or own)
