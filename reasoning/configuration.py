@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from reasoning.branch import Bindings
 from reasoning.budget import Budget
-from reasoning.context import Bindings
 from reasoning.costs.kinetics import CostModel
 from reasoning.engines.base import Engine, Sampling
 from reasoning.errors import CapabilityError, ConfigError, UnknownName

@@ -8,132 +8,28 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from reasoning.budget import Budget, Ledger, Usage
+from reasoning.branch import Branch
+from reasoning.budget import Budget, Usage
 from reasoning.chain import Chain
 from reasoning.costs import pricing
-from reasoning.costs.kinetics import CostModel
 from reasoning.draw import Draw
 from reasoning.engines.base import Engine, EngineUsage, Sampling, TokenLogprob
-from reasoning.errors import (
-    CapabilityError,
-    ConfigError,
-    DeadlinePassed,
-    EngineReplyError,
-    PromptError,
-    Stopped,
-    UnknownName,
-)
-from reasoning.journal import Journal, Key, digest
-from reasoning.problem import Problem
+from reasoning.errors import CapabilityError, ConfigError, EngineReplyError
+from reasoning.journal import digest
 from reasoning.prompts import render
 from reasoning.race import Race
-from reasoning.replies import ReplyStore
-from reasoning.session import Session
-from reasoning.strategy import ChainPolicy, Outcome, Rating, Until, Verifier
+from reasoning.strategy import Outcome, Rating, Until
 from reasoning.streaming import TokenStream
-from reasoning.trace import Trace
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Bindings:
-    """What a configuration binds: models and verifiers by role, and how chains are written.
-
-    max_tokens: cap for a whole chain (its new tokens); None is the model's context.
-    identity: content hash of the configuration; part of journal keys.
-    """
-
-    engines: dict[str, Engine]
-    verifiers: dict[str, tuple[Verifier, Engine | None]]
-    policy: ChainPolicy
-    sampling: Sampling = field(default_factory=Sampling)
-    max_tokens: int | None = None
-    costs: dict[str, CostModel] = field(default_factory=dict)
-    seed: int = 0
-    identity: str = ""
-
-    def engine(self, role: str) -> Engine:
-        if role not in self.engines:
-            raise UnknownName(
-                f"no model in role {role!r}: bound are {', '.join(self.engines) or 'none'}; "
-                f"add `{role}` under `models`"
-            )
-        return self.engines[role]
-
-    def verifier(self, role: str) -> tuple[Verifier, Engine | None]:
-        if role not in self.verifiers:
-            raise UnknownName(
-                f"no verifier in role {role!r}: bound are {', '.join(self.verifiers) or 'none'}; "
-                f"add `{role}` under `verifiers`"
-            )
-        return self.verifiers[role]
-
-    def cost(self, role: str) -> CostModel:
-        return self.costs.get(role) or CostModel()
-
-
-class _Progress:
-    """What the branches of one problem have in common."""
-
-    def __init__(self) -> None:
-        self.trace = Trace()
-        self.best: Outcome | None = None
-        self.cut: str | None = None
-
-
-class Context:
-    """A branch of one problem under one configuration.
-
-    deadline: loop time after which asks in flight are cut and further ones refused.
-    cancellable: asks stream, so that what a cancelled one received is known.
-    """
-
-    def __init__(
-        self,
-        problem: Problem,
-        bindings: Bindings,
-        *,
-        session: Session,
-        journal: Journal,
-        store: ReplyStore,
-        ledger: Ledger,
-        replicate: int = 0,
-        deadline: float | None = None,
-    ) -> None:
-        self.problem = problem
-        self.bindings = bindings
-        self.session = session
-        self.journal = journal
-        self.store = store
-        self.ledger = ledger
-        self.replicate = replicate
-        self.deadline = deadline
-        self.cancellable = deadline is not None
-        self.path = ""
-        self.stream_path: tuple[Any, ...] = (bindings.seed, problem.id, replicate, "")
-        self._progress = _Progress()
-        self._ordinal = 0
-        self._draws: dict[Any, int] = {}
+class Context(Branch):
+    """The asks of a strategy or chain policy, on one branch of a problem."""
 
     # What a strategy reads.
-
-    @property
-    def trace(self) -> Trace:
-        return self._progress.trace
-
-    @property
-    def best(self) -> Outcome | None:
-        """The best outcome offered so far."""
-        return self._progress.best
-
-    @property
-    def cut(self) -> str | None:
-        """Status of the first ask that the budget or the clock cut short or left out, if any."""
-        return self._progress.cut
 
     @property
     def prompt(self) -> Chain:
@@ -180,7 +76,7 @@ class Context:
         """
         if n < 1:
             raise ConfigError(f"n={n} continuations were asked for; ask for at least one")
-        cap = self._cap(self.bindings.engine(role), prefix, max_tokens)
+        cap = self.cap(self.bindings.engine(role), prefix, max_tokens)
         sampling = sampling or self.bindings.sampling
         chains = await Draw(self, prefix, n, role, sampling, cap).run()
         self.trace.add("sample", self.path, role=role, n=n, prefix=prefix, chains=tuple(chains))
@@ -201,7 +97,7 @@ class Context:
         Looked at every `every` tokens, or at the token that completes `separator`: at token
         offsets, never at chunks as they happened to arrive.
         """
-        cap = self._cap(self.bindings.engine(role), prefix, max_tokens)
+        cap = self.cap(self.bindings.engine(role), prefix, max_tokens)
         sampling = sampling or self.bindings.sampling
         return TokenStream(self, prefix, role, sampling, cap, every, separator)
 
@@ -289,90 +185,19 @@ class Context:
 
         Use it as `async with`: what is left of its share goes back when it ends.
         """
-        child = self._child(name, budget)
+        child = self.child(name, budget)
         child.stream_path = (*self.stream_path[:-1], child.path)
         return child
 
-    def race(self, name: str = "race") -> Race:
+    def race(self, name: str = "race") -> Race[Context]:
         """Branches whose results come in the order of arrival (`async with` it)."""
         return Race(self, name)
-
-    def rival(self, name: str) -> Context:
-        """A branch of a race: it draws from this branch's random stream, and may be cancelled."""
-        child = self._child(name, None)
-        child.cancellable = True
-        return child
 
     async def __aenter__(self) -> Context:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         self.ledger.close()
-
-    def _child(self, name: str, budget: Budget | None) -> Context:
-        if not name or "/" in name:
-            raise ConfigError(f"branch name {name!r} must be non-empty and hold no slash")
-        child = Context.__new__(Context)
-        child.__dict__.update(self.__dict__)
-        child.ledger = self.ledger.branch(name, budget)
-        child.path = f"{self.path}/{name}" if self.path else name
-        child._ordinal = 0
-        child._draws = {}
-        self.trace.add("branch", child.path, budget=str(budget) if budget else None)
-        return child
-
-    # What draws, streams and races need.
-
-    def next_key(self, kind: str) -> Key:
-        """The journal key of this branch's next ask."""
-        self._ordinal += 1
-        ordinal = self._ordinal - 1
-        return (self.problem.id, self.bindings.identity, self.replicate, self.path, ordinal, kind)
-
-    def next_draws(self, prefix: Chain, n: int) -> int:
-        """The number of the next continuation of `prefix` in this branch; n are taken."""
-        place = (prefix.fork, len(prefix.ids))
-        first = self._draws.get(place, 0)
-        self._draws[place] = first + n
-        return first
-
-    def identity(self, role: str) -> str:
-        """Digest of the model in `role` ("" where there is none)."""
-        engine = self.bindings.engines.get(role)
-        return self.session.identity(engine) if engine is not None else ""
-
-    def stopped(self) -> str | None:
-        """`interrupted` or `deadline` when it is too late to ask."""
-        if self.session.halted:
-            return "interrupted"
-        if self.deadline is not None and asyncio.get_running_loop().time() >= self.deadline:
-            return "deadline"
-        return None
-
-    def refuse_if_stopped(self) -> None:
-        status = self.stopped()
-        if status == "deadline":
-            raise DeadlinePassed("the problem's seconds have passed; raise `seconds`")
-        if status:
-            raise Stopped(status, "the run was interrupted; run it again to continue")
-
-    def note_cut(self, status: str) -> None:
-        """Remember that something was cut short."""
-        if self._progress.cut is None:
-            self._progress.cut = status
-            self.trace.add("cut", self.path, status=status)
-
-    def _cap(self, engine: Engine, prefix: Chain, max_tokens: int | None) -> int:
-        size = len(prefix.all_ids)
-        room = engine.context_length - size
-        if room < 1:
-            raise PromptError(
-                f"problem {self.problem.id!r}: {size} tokens leave no room in the context of "
-                f"{engine.context_length} of {engine.name}"
-            )
-        if self.bindings.max_tokens is not None:
-            room = min(room, max(1, self.bindings.max_tokens - len(prefix.ids)))
-        return room if max_tokens is None else min(room, max_tokens)
 
     def _one_pass(self, role: str, size: int) -> Usage:
         # Servers that cannot prefill alone decode one token to answer.

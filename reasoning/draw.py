@@ -11,10 +11,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from reasoning.branch import Branch
 from reasoning.budget import Lease, Usage
 from reasoning.chain import Chain, ChainFinish
 from reasoning.costs import pricing
@@ -29,9 +30,6 @@ from reasoning.engines.base import (
 from reasoning.errors import BudgetExhausted, EngineReplyError, Stopped, first_error
 from reasoning.journal import Key, digest
 from reasoning.randomness import key as stream_key
-
-if TYPE_CHECKING:
-    from reasoning.context import Context
 
 
 @dataclass(slots=True)
@@ -50,13 +48,13 @@ class Draw:
     """One ask for n chains of one prefix. `await draw.run()` once."""
 
     def __init__(
-        self, ctx: Context, prefix: Chain, n: int, role: str, sampling: Sampling, cap: int
+        self, branch: Branch, prefix: Chain, n: int, role: str, sampling: Sampling, cap: int
     ) -> None:
-        self.ctx = ctx
+        self.branch = branch
         self.prefix = prefix
         self.role = role
-        self.engine = ctx.bindings.engine(role)
-        self.cost = ctx.bindings.cost(role)
+        self.engine = branch.bindings.engine(role)
+        self.cost = branch.bindings.cost(role)
         self.sampling = sampling
         self.cap = cap
         self.size = len(prefix.prompt_ids) + len(prefix.ids)
@@ -67,14 +65,14 @@ class Draw:
         """The chains, in draw order; fewer than n when the budget or the clock cut some."""
         fresh = []
         for item in self.items:
-            reply = self.ctx.journal.find(item.key, item.digest, self.what)
+            reply = self.branch.journal.find(item.key, item.digest, self.what)
             if reply is None:
                 fresh.append(item)
             else:
                 await self._replay(item, reply)
         if fresh:
-            self.ctx.refuse_if_stopped()
-            lease = self.ctx.ledger.try_lease(
+            self.branch.refuse_if_stopped()
+            lease = self.branch.ledger.try_lease(
                 self.role, pricing.worst(self.cost, self.size, self.cap, len(fresh))
             )
             if lease is not None:
@@ -84,24 +82,24 @@ class Draw:
         return [item.chain for item in self.items if item.chain is not None]
 
     def _items(self, n: int) -> list[_Item]:
-        ctx, prefix = self.ctx, self.prefix
-        first = ctx.next_draws(prefix, n)
-        key = ctx.next_key("sample")
+        branch, prefix = self.branch, self.prefix
+        first = branch.next_draws(prefix, n)
+        key = branch.next_key("sample")
         content = ""
-        if ctx.journal.path is not None or ctx.store:
+        if branch.journal.path is not None or branch.store:
             ids = np.asarray(prefix.all_ids, dtype=np.int32).tobytes().hex()
-            content = digest(ctx.identity(self.role), ids, asdict(self.sampling))
+            content = digest(branch.identity(self.role), ids, asdict(self.sampling))
         items = []
         for index in range(n):
             child = prefix.drawn(first + index)
-            stream = Stream(stream_key(*ctx.stream_path, child.fork))
+            stream = Stream(stream_key(*branch.stream_path, child.fork))
             stored_as = f"{content}-{len(prefix.ids)}-{stream.key:x}"
             items.append(_Item(child, stream, (*key, index), f"{stored_as}-{self.cap}", stored_as))
         return items
 
     async def _replay(self, item: _Item, reply: dict[str, Any]) -> None:
         completion = decode(reply)
-        self.ctx.ledger.charge(self.role, Usage(**reply["u"]))
+        self.branch.ledger.charge(self.role, Usage(**reply["u"]))
         if reply["finish"] == "abort":
             # It lost a race: as then, it does not return, and is cancelled when the race is over.
             await asyncio.get_running_loop().create_future()
@@ -114,17 +112,17 @@ class Draw:
             async with asyncio.TaskGroup() as group:
                 for number, item in enumerate(items):
                     try:
-                        lease = await self.ctx.ledger.lease(self.role, most, least)
+                        lease = await self.branch.ledger.lease(self.role, most, least)
                     except BudgetExhausted:
                         if number == 0 and len(items) == len(self.items):
                             raise  # there is no chain at all
-                        self.ctx.note_cut("budget")
+                        self.branch.note_cut("budget")
                         return
                     granted = pricing.fitting(self.cost, self.size, self.cap, lease.worst)
-                    stopped = self.ctx.stopped()
+                    stopped = self.branch.stopped()
                     if granted < 1 or stopped:
                         lease.settle(Usage())
-                        self.ctx.note_cut(stopped or "budget")
+                        self.branch.note_cut(stopped or "budget")
                         return
                     group.create_task(self._send([item], lease, granted))
         except BaseExceptionGroup as failed:
@@ -137,11 +135,11 @@ class Draw:
         work, cut = EngineUsage(), None
         completions = dict(known)
         if wanted:
-            self.ctx.journal.intend([item.key for item in wanted])
+            self.branch.journal.intend([item.key for item in wanted])
             received = _Received(len(wanted))
             try:
-                reply = await self.ctx.session.call(
-                    self.engine, self.ctx.deadline, lambda: self._ask(wanted, granted, received)
+                reply = await self.branch.session.call(
+                    self.engine, self.branch.deadline, lambda: self._ask(wanted, granted, received)
                 )
                 drawn, work = reply.completions, reply.usage
             except Stopped as stopped:
@@ -165,11 +163,11 @@ class Draw:
             self._finish(item, completion, _reason(completion, granted < self.cap, cut))
         lease.settle(sum(usages, Usage()))
         if cut == "interrupted":
-            self.ctx.note_cut(cut)
+            self.branch.note_cut(cut)
             return  # a continued run asks for these again
         self._record(items, completions, usages)
-        if cut is None and self.ctx.store and self.engine.capabilities.seeds:
-            self.ctx.store.put(
+        if cut is None and self.branch.store and self.engine.capabilities.seeds:
+            self.branch.store.put(
                 {item.stored_as: encode(completions[item.stream.key]) for item in wanted}
             )
 
@@ -182,11 +180,13 @@ class Draw:
             streams=tuple(item.stream for item in items),
             position=len(self.prefix.ids),
         )
-        return await self.engine.sample(request, received if self.ctx.cancellable else None)
+        return await self.engine.sample(request, received if self.branch.cancellable else None)
 
     def _stored(self, items: list[_Item], granted: int) -> dict[int, Completion]:
         """Completions that the store holds, cut to `granted` tokens, by stream key."""
-        found = self.ctx.store.get([item.stored_as for item in items]) if self.ctx.store else {}
+        found = (
+            self.branch.store.get([item.stored_as for item in items]) if self.branch.store else {}
+        )
         known = {}
         for item in items:
             if item.stored_as not in found:
@@ -229,14 +229,14 @@ class Draw:
         completions = {i.stream.key: c for i, c in zip(items, received.completions(), strict=True)}
         usages = self._usages(items, completions, set(), received.usage(self.size))
         lease.settle(sum(usages, Usage()))
-        if not self.ctx.session.halted:
+        if not self.branch.session.halted:
             for item in items:
                 self._finish(item, completions[item.stream.key], "abort")
             self._record(items, completions, usages)
 
     def _finish(self, item: _Item, completion: Completion, finish: ChainFinish) -> None:
         if finish in ("budget", "deadline"):
-            self.ctx.note_cut(finish)
+            self.branch.note_cut(finish)
         item.chain = item.child.extended(completion, finish, self.engine.tokenizer.eos_id)
 
     def _record(
@@ -248,7 +248,7 @@ class Draw:
             reply = encode(completions[item.stream.key])
             reply |= {"finish": item.chain.finish, "u": usage.sparse()}
             replies.append((item.key, item.digest, reply))
-        self.ctx.journal.record(self.what, replies)
+        self.branch.journal.record(self.what, replies)
 
 
 class _Received:

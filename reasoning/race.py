@@ -8,33 +8,33 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Generic, TypeVar
 
+from reasoning.branch import Branch
 from reasoning.budget import Usage
 from reasoning.errors import BudgetExhausted
 
-if TYPE_CHECKING:
-    from reasoning.context import Context
+B = TypeVar("B", bound=Branch)
 
 
-class Race:
+class Race(Generic[B]):
     """`async with ctx.race() as race:` start branches, `async for name, result in race`.
 
     Leaving the block cancels what still runs, and waits until it has ended. A branch that the
     budget refuses drops out; any other error ends the race and is raised.
     """
 
-    def __init__(self, ctx: Context, name: str) -> None:
-        self._ctx = ctx
+    def __init__(self, branch: B, name: str) -> None:
+        self._branch = branch
         self._name = name
         self._running: dict[str, asyncio.Task[Any]] = {}
 
-    def start(self, name: str, work: Callable[[Context], Awaitable[Any]]) -> None:
+    def start(self, name: str, work: Callable[[B], Awaitable[Any]]) -> None:
         """Run `work` in a branch of its own. Names are unique within the race."""
-        rival = self._ctx.rival(f"{self._name}-{name}")
+        rival = self._branch.rival(f"{self._name}-{name}")
         self._running[name] = asyncio.ensure_future(work(rival))
 
-    async def __aenter__(self) -> Race:
+    async def __aenter__(self) -> Race[B]:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -50,14 +50,14 @@ class Race:
             try:
                 result = await task
             except BudgetExhausted as refused:
-                self._ctx.note_cut(refused.status)
+                self._branch.note_cut(refused.status)
                 continue
             yield name, result
 
     async def _next_arrival(self) -> str:
-        ctx = self._ctx
-        key = ctx.next_key("arrival")
-        recorded = ctx.journal.find(key, "", {"arrival": self._name})
+        branch = self._branch
+        key = branch.next_key("arrival")
+        recorded = branch.journal.find(key, "", {"arrival": self._name})
         if recorded is not None:
             name = str(recorded["v"])
             await asyncio.wait([self._running[name]])
@@ -65,5 +65,7 @@ class Race:
         await asyncio.wait(self._running.values(), return_when=asyncio.FIRST_COMPLETED)
         # Of several that are there, the one that was started first.
         name = next(name for name, task in self._running.items() if task.done())
-        ctx.journal.record({"arrival": self._name}, [(key, "", {"v": name, "u": Usage().sparse()})])
+        branch.journal.record(
+            {"arrival": self._name}, [(key, "", {"v": name, "u": Usage().sparse()})]
+        )
         return name

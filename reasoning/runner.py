@@ -9,9 +9,10 @@ import threading
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from reasoning.branch import Bindings
 from reasoning.budget import Ledger
 from reasoning.configuration import Configuration
-from reasoning.context import Bindings, Context
+from reasoning.context import Context
 from reasoning.errors import (
     BudgetBreach,
     JournalError,

@@ -11,8 +11,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from reasoning.branch import Branch
 from reasoning.budget import Lease, Usage
 from reasoning.chain import Chain, ChainFinish
 from reasoning.costs import pricing
@@ -21,9 +22,6 @@ from reasoning.engines.base import Completion, EngineUsage, SampleRequest, Sampl
 from reasoning.errors import BudgetExhausted, ConfigError, ReplayDiverged, Stopped
 from reasoning.journal import digest
 from reasoning.randomness import key as stream_key
-
-if TYPE_CHECKING:
-    from reasoning.context import Context
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +38,7 @@ class TokenStream:
 
     def __init__(
         self,
-        ctx: Context,
+        branch: Branch,
         prefix: Chain,
         role: str,
         sampling: Sampling,
@@ -52,16 +50,16 @@ class TokenStream:
             raise ConfigError(f"a stream is looked at every {every} tokens; use 1 or more")
         if separator == "":
             raise ConfigError("a stream's separator is empty; leave it out to look by tokens")
-        self.chain = prefix.drawn(ctx.next_draws(prefix, 1))
-        self._ctx = ctx
+        self.chain = prefix.drawn(branch.next_draws(prefix, 1))
+        self._branch = branch
         self._role = role
-        self._engine = ctx.bindings.engine(role)
-        self._cost = ctx.bindings.cost(role)
+        self._engine = branch.bindings.engine(role)
+        self._cost = branch.bindings.cost(role)
         self._sampling = sampling
         self._end = len(prefix.ids) + cap
         self._every = every
         self._separator = separator
-        self._key = ctx.next_key("stream")
+        self._key = branch.next_key("stream")
         self._segment: _Segment | None = None
         self._segments = 0
         self._closed = False
@@ -112,21 +110,23 @@ class TokenStream:
         self._closed = False
         forced = Completion(tuple(ids), self._engine.tokenizer.decode(ids), "abort")
         self.chain = self.chain.extended(forced, "abort", None)
-        self._ctx.trace.add("force", self._ctx.path, offset=len(self.chain.ids), ids=tuple(ids))
+        self._branch.trace.add(
+            "force", self._branch.path, offset=len(self.chain.ids), ids=tuple(ids)
+        )
 
     async def _open_segment(self) -> _Segment:
-        ctx, chain = self._ctx, self.chain
+        branch, chain = self._branch, self.chain
         key = (*self._key, self._segments)
         self._segments += 1
         size, cap = len(chain.all_ids), self._end - len(chain.ids)
         what = {"stream": self._role, "context": size, "cap": cap}
-        ask_digest = digest(what, ctx.identity(self._role), chain.all_ids)
-        recorded = ctx.journal.find(key, ask_digest, what)
+        ask_digest = digest(what, branch.identity(self._role), chain.all_ids)
+        recorded = branch.journal.find(key, ask_digest, what)
         if recorded is not None:
-            ctx.ledger.charge(self._role, Usage(**recorded["u"]))
+            branch.ledger.charge(self._role, Usage(**recorded["u"]))
             return _Segment(key, ask_digest, what, size, recorded=decode(recorded))
-        ctx.refuse_if_stopped()
-        lease = await ctx.ledger.lease(
+        branch.refuse_if_stopped()
+        lease = await branch.ledger.lease(
             self._role,
             pricing.worst(self._cost, size, cap, 1),
             pricing.worst(self._cost, size, 1, 1),
@@ -136,19 +136,19 @@ class TokenStream:
             lease.settle(Usage())
             raise BudgetExhausted("the budget does not fit one more token")
         if granted < cap:
-            ctx.note_cut("budget")
-        ctx.journal.intend([key])
+            branch.note_cut("budget")
+        branch.journal.intend([key])
         segment = _Segment(key, ask_digest, what, size, lease=lease)
         request = SampleRequest(
             prompt_ids=chain.all_ids,
             max_tokens=granted,
             sampling=self._sampling,
-            streams=(Stream(stream_key(*ctx.stream_path, chain.fork)),),
+            streams=(Stream(stream_key(*branch.stream_path, chain.fork)),),
             position=len(chain.ids),
         )
         segment.start(
-            ctx.session.call(
-                self._engine, ctx.deadline, lambda: self._engine.sample(request, segment.sink)
+            branch.session.call(
+                self._engine, branch.deadline, lambda: self._engine.sample(request, segment.sink)
             )
         )
         return segment
@@ -174,9 +174,9 @@ class TokenStream:
         if segment.lease is not None:
             usage = pricing.decoded(self._cost, segment.size, work)
             segment.lease.settle(usage)
-            if not self._ctx.session.halted:
+            if not self._branch.session.halted:
                 reply = encode(completion) | {"finish": completion.finish, "u": usage.sparse()}
-                self._ctx.journal.record(segment.what, [(segment.key, segment.digest, reply)])
+                self._branch.journal.record(segment.what, [(segment.key, segment.digest, reply)])
         elif not segment.cancelled and segment.cut_off:
             raise ReplayDiverged(
                 f"at {list(segment.key)} a stream was stopped after {len(completion.ids)} tokens; "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import random
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from reasoning.evals.countdown.problems import (
     MAX_NUMBER,
@@ -36,12 +37,23 @@ def sampled(
                 yield CountdownProblem(numbers, target)
 
 
-def traces(which: Split, count: int, seed: str, mixture: dict[int, int]) -> list[tuple[str, str]]:
-    """(prompt, trace) pairs; insight and patience vary from trace to trace."""
+@dataclass(frozen=True)
+class Manner:
+    """How traces search: insight and patience vary from trace to trace within these bounds."""
+
+    insight: tuple[float, float] = (0.5, 0.95)
+    patience: tuple[int, int] = (1, 4)
+
+
+def traces(
+    which: Split, count: int, seed: str, mixture: dict[int, int], manner: Manner = Manner()
+) -> list[tuple[str, str]]:
+    """(prompt, trace) pairs."""
     rng = random.Random(f"{which}/{seed}")
     found: list[tuple[str, str]] = []
     for problem in sampled(which, rng, mixture):
-        trace = write(problem, rng, insight=rng.uniform(0.5, 0.95), patience=rng.randint(1, 4))
+        insight, patience = rng.uniform(*manner.insight), rng.randint(*manner.patience)
+        trace = write(problem, rng, insight=insight, patience=patience)
         if len(trace) <= MAX_TRACE:
             found.append((prompt(problem.numbers, problem.target) + "\n", trace))
         if len(found) == count:
@@ -50,11 +62,10 @@ def traces(which: Split, count: int, seed: str, mixture: dict[int, int]) -> list
 
 
 def parallel(
-    which: Split, count: int, seed: int, processes: int, mixture: dict[int, int] | None = None
+    which: Split, count: int, seed: int, processes: int, manner: Manner = Manner()
 ) -> list[tuple[str, str]]:
-    """`traces` over several processes; the result depends on seed and processes only."""
-    mixture = mixture or MIXTURE
+    """`traces` over several processes; the result depends on the arguments only."""
     share = -(-count // processes)
-    jobs = [(which, share, f"{seed}/{part}", mixture) for part in range(processes)]
+    jobs = [(which, share, f"{seed}/{part}", MIXTURE, manner) for part in range(processes)]
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
         return [pair for part in pool.starmap(traces, jobs) for pair in part][:count]

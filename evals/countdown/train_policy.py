@@ -28,6 +28,8 @@ SIZES: dict[str, dict[str, Any]] = {
     "draft": {"hidden_size": 128, "layers": 3, "heads": 2, "kv_heads": 1, "mlp": 384, "lr": 3e-3},
 }
 TOKENS_A_STEP = 8192
+# On a CPU the backward pass of fused attention is half again slower at these lengths.
+ATTENTION = {"cpu": "eager", "cuda": "sdpa"}
 
 
 def config(size: str) -> Qwen3Config:
@@ -87,13 +89,18 @@ def main() -> None:
     parser.add_argument("--traces", type=int, default=240_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--lr", type=float, help="peak learning rate; default: the size's")
+    parser.add_argument("--start", type=Path, help="a checkpoint to start from, not at random")
+    parser.add_argument("--insight", type=float, nargs=2, default=data.Manner.insight)
+    parser.add_argument("--patience", type=int, nargs=2, default=data.Manner.patience)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    cache = args.out.parent / f"traces-{args.seed}-{args.traces}.json"
+    manner = data.Manner(tuple(args.insight), tuple(args.patience))
+    cache = args.out / "traces.json"
     if cache.exists():
         pairs = [tuple(pair) for pair in json.loads(cache.read_text())]
     else:
-        pairs = data.parallel("train", args.traces, args.seed, args.processes)
+        pairs = data.parallel("train", args.traces, args.seed, args.processes, manner)
         cache.write_text(json.dumps(pairs))
     train(args, encode(pairs))
 
@@ -101,14 +108,15 @@ def main() -> None:
 def train(args: argparse.Namespace, examples: list[tuple[list[int], int]]) -> None:
     torch.manual_seed(args.seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    # On a CPU the backward pass of fused attention is half again slower at these lengths.
     shape = config(args.size)
-    shape._attn_implementation = "eager" if device == "cpu" else "sdpa"
+    shape._attn_implementation = ATTENTION[device]
     model = Qwen3ForCausalLM(shape).to(device)
+    if args.start is not None:
+        model.load_state_dict(Qwen3ForCausalLM.from_pretrained(args.start).float().state_dict())
     parameters = sum(p.numel() for p in model.parameters())
     print(f"{parameters:,} parameters, {len(examples):,} traces", flush=True)
     optimizer = torch.optim.AdamW(
-        model.parameters(), SIZES[args.size]["lr"], betas=(0.9, 0.98), weight_decay=0.01
+        model.parameters(), args.lr or SIZES[args.size]["lr"], betas=(0.9, 0.98), weight_decay=0.01
     )
     checkpoint = args.out / "checkpoint.pt"
     step, spent, epoch, tokens = 0, 0.0, 0, 0
@@ -126,7 +134,7 @@ def train(args: argparse.Namespace, examples: list[tuple[list[int], int]]) -> No
             if progress >= 1:
                 finish(args, model, step, tokens, spent)
                 return
-            peak = SIZES[args.size]["lr"]
+            peak = args.lr or SIZES[args.size]["lr"]
             rate = peak * min(1.0, (step + 1) / 100) * (0.02 + 0.98 * _cosine(progress))
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -175,10 +183,11 @@ def export(model: torch.nn.Module, folder: Path) -> None:
 def finish(
     args: argparse.Namespace, model: torch.nn.Module, step: int, tokens: int, spent: float
 ) -> None:
-    from reasoning.evals.countdown.manifest import write
+    from reasoning.evals.countdown import manifest
 
     export(model, args.out)
-    write(
+    before = {"started_from": manifest.read(args.start)} if args.start else {}
+    manifest.write(
         args.out,
         command="python -m reasoning.evals.countdown.train_policy " + " ".join(sys.argv[1:]),
         seed=args.seed,
@@ -187,6 +196,7 @@ def finish(
         training={"steps": step, "tokens": tokens, "traces": args.traces},
         hardware=f"{platform.machine()}, {torch.get_num_threads()} threads, "
         + ("cuda" if torch.cuda.is_available() else "cpu"),
+        **before,
     )
     print(f"done after {step} steps, {tokens:,} tokens, {spent / 60:.1f} minutes", flush=True)
 

@@ -27,6 +27,7 @@ from reasoning.engines import weights
 from reasoning.evals.countdown import manifest, tokenizer
 from reasoning.evals.countdown.problems import Split, problems
 from reasoning.evals.countdown.rollouts import Rollout, roll
+from reasoning.evals.countdown.train_policy import ATTENTION
 from reasoning.solver import engine
 
 NEWLINE = 2 + tokenizer.CHARACTERS.index("\n")
@@ -133,8 +134,10 @@ def main() -> None:
     folder = weights.resolve(args.policy.partition("/")[2])
     print(f"{len(rolled)} rollouts after {(time.monotonic() - began) / 60:.1f} min", flush=True)
     examples = [e for r in rolled if (e := example(r)) is not None]
-    model = Qwen3ForTokenClassification.from_pretrained(folder, num_labels=1, dtype=torch.float32)
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = Qwen3ForTokenClassification.from_pretrained(
+        folder, num_labels=1, dtype=torch.float32, attn_implementation=ATTENTION[device]
+    ).to(device)
     train(model, examples, args.minutes, args.seed)
     measured = measure(model, [e for r in held if (e := example(r)) is not None])
     print(measured, flush=True)
