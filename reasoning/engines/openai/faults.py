@@ -66,10 +66,6 @@ class Fault(Exception):
         return self.kind in ("connect", "reset", "timeout") or self.status >= 500
 
 
-class Malformed(Exception):
-    """A reply that cannot be right; the message says what is wrong with it."""
-
-
 def reply_fault(url: str, wrong: str) -> Fault:
     """A reply that cannot be right."""
     return Fault("reply", f"{url} answered what cannot be right: {wrong}")
@@ -98,9 +94,9 @@ def error(fault: Fault, *, key_variable: str, model: str, served: list[str]) -> 
     return EngineReplyError(f"{fault.message}{says}")
 
 
-def words(said: bytes | str, key: str | None) -> str:
-    """What a server said, for people: one line, shortened, without the key."""
-    text = said if isinstance(said, str) else said.decode("utf-8", "replace")
+def words(body: bytes, key: str | None) -> str:
+    """A server's error text for people: one line, shortened, without the key."""
+    text = body.decode("utf-8", "replace")
     try:
         parsed = json.loads(text)
         inner = parsed.get("error", parsed)

@@ -1,231 +1,223 @@
-"""Requests to one server over a pool of connections. Raises Fault, and nothing else of its own.
+"""One HTTP session: keep-alive, separate timeouts, capped sizes. Raises Fault and nothing else.
 
-The key stands in the request's head and nowhere else: no error is made from a request.
+The library's exceptions can carry the request's headers, and so the key. None of them is chained
+to a Fault: each is turned into one inside its handler and raised after it.
 """
 
 from __future__ import annotations
 
-import asyncio
-import ssl
 from collections.abc import Callable
-from typing import TypeVar
-from urllib.parse import quote, urlsplit
+from dataclasses import dataclass
+
+import aiohttp
+from yarl import URL
 
 from reasoning.engines.openai import faults
-from reasoning.engines.openai.connection import Answer, Connection, Timeouts
-from reasoning.engines.openai.faults import Fault, Malformed, reply_fault
-
-T = TypeVar("T")
+from reasoning.engines.openai.faults import Fault
 
 # Servers close idle connections (uvicorn after 5 s); a POST that meets the close is a reset.
 KEEP_ALIVE_SECONDS = 4.0
-NAME_SECONDS = 30.0  # for which a host name's addresses are believed
-TICKS = 8  # looks at the clock within the shortest limit
+ERROR_BYTES = 1 << 16  # of an error's body
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds: to connect, to the status line, between reads, for all of it."""
+
+    connect: float
+    first_byte: float
+    idle: float
+    total: float
 
 
 class Transport:
-    """Sends requests to one server. `open` and `close` belong to one event loop.
-
-    base: URL, up to and including /v1. max_bytes: the longest body that is read.
-    """
+    """Sends requests to one server. `open` and `close` belong to one event loop."""
 
     def __init__(self, base: str, key: str | None, timeouts: Timeouts, max_bytes: int) -> None:
         self._base = base
         self._key = key
         self._timeouts = timeouts
         self._max_bytes = max_bytes
-        self._address = Address(base)
-        self._heads: dict[tuple[str, str], bytes] = {}
-        self._idle: list[Connection] = []  # the one used last at the end
-        self._busy: set[Connection] = set()
-        self._clock: asyncio.TimerHandle | None = None
-        self._open = False
+        self._urls: dict[str, URL] = {}
+        self._session: aiohttp.ClientSession | None = None
+        self._timeout = _library_timeout(timeouts)
 
     def __repr__(self) -> str:
         return f"Transport({self._base!r})"
 
     async def open(self) -> None:
         """Idempotent."""
-        self._open = True
+        if self._session is not None:
+            return
+        headers = {"Content-Type": "application/json", "User-Agent": "reasoning"}
+        if self._key:
+            headers["Authorization"] = f"Bearer {self._key}"
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS),
+            headers=headers,
+            timeout=self._timeout,
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
 
     async def close(self) -> None:
         """Break every open request off. Idempotent."""
-        self._open = False
-        if self._clock is not None:
-            self._clock.cancel()
-            self._clock = None
-        for connection in [*self._idle, *self._busy]:
-            connection.abort()
-        self._idle.clear()
-        await asyncio.sleep(0)  # in which the sockets are closed
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
 
-    def url(self, path: str) -> str:
+    def url(self, path: str) -> URL:
         """`path` below the base; one that starts with // stands beside the base's /v1."""
-        if path.startswith("//"):
-            return self._base.removesuffix("/v1") + path[1:]
-        return self._base + path
+        if path not in self._urls:
+            root = self._base.removesuffix("/v1") if path.startswith("//") else self._base
+            self._urls[path] = URL(root + path.replace("//", "/"))
+        return self._urls[path]
 
-    async def get(self, path: str, read: Callable[[bytes], T], seconds: float = 30.0) -> T:
-        """What `read` makes of the body of a 200 answer; a Malformed that it raises is a Fault."""
-        return await self._exchange("GET", path, b"", self._timeouts.within(seconds), read)
+    async def get(self, path: str, seconds: float = 30.0) -> bytes:
+        """The body of a 200 answer."""
+        return await self._exchange("GET", path, None, self._shorter(seconds))
 
-    async def post(
-        self, path: str, body: bytes, read: Callable[[bytes], T], seconds: float | None = None
-    ) -> T:
-        """As `get`. seconds: a shorter limit for the whole exchange."""
-        limits = self._timeouts if seconds is None else self._timeouts.within(seconds)
-        return await self._exchange("POST", path, body, limits, read)
+    async def post(self, path: str, body: bytes, seconds: float | None = None) -> bytes:
+        """The body of a 200 answer. seconds: a shorter limit for the whole exchange."""
+        limits = None if seconds is None else self._shorter(seconds)
+        return await self._exchange("POST", path, body, limits)
 
     async def stream(self, path: str, body: bytes, feed: Callable[[bytes], bool]) -> None:
         """Hand a 200 answer's body to `feed` as it arrives, until it ends or `feed` returns True.
 
         Ending early, an exception of `feed` and a cancellation all disconnect.
         """
-        await self._exchange("POST", path, body, self._timeouts, bytes, feed)
-
-    def words(self, text: bytes | str) -> str:
-        """A server's words for people, without the key."""
-        return faults.words(text, self._key)
-
-    async def _exchange(
-        self,
-        method: str,
-        path: str,
-        body: bytes,
-        limits: Timeouts,
-        read: Callable[[bytes], T],
-        feed: Callable[[bytes], bool] | None = None,
-    ) -> T:
-        if not self._open:
-            raise Fault("connect", f"{self._base}: the engine is closed")
-        connection = self._kept() or await self._connected(limits)
-        self._busy.add(connection)
-        if self._clock is None:
-            self._look(min(limits.first_byte, limits.idle, limits.total))
-        request = b"%s%d\r\n\r\n%s" % (self._head(method, path), len(body), body)
-        fault: Fault
+        reply = await self._opened(path, body)
+        left = self._max_bytes
         try:
-            answer = await connection.ask(request, limits, self._max_bytes, feed)
-            if answer.status == 200:
-                return read(answer.body)
-            fault = self._refusal(path, answer)
-        except Malformed as wrong:
-            fault = reply_fault(self.url(path), self.words(str(wrong)))
-        except Fault as broken:
-            broken.message = f"{self.url(path)}: {broken.message}"
-            raise
+            while chunk := await self._chunk(path, reply):
+                left -= len(chunk)
+                if left < 0:
+                    raise self._too_long(path)
+                if feed(chunk):
+                    return
         finally:
-            self._busy.discard(connection)
-            if connection.reusable and self._open:
-                self._idle.append(connection)
+            reply.close() if not reply.content.at_eof() else reply.release()
+
+    async def _opened(self, path: str, body: bytes) -> aiohttp.ClientResponse:
+        fault: Fault | None = None
+        try:
+            reply = await self._live().post(self.url(path), data=body, allow_redirects=False)
+            if reply.status == 200:
+                self._until_idle(reply)
+                return reply
+            async with reply:
+                fault = await self._refusal(reply)
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            fault = self._fault(path, error)
         raise fault
 
-    # Connections.
-
-    def _kept(self) -> Connection | None:
-        """The connection that was used last, if it is fit for use still."""
-        oldest = asyncio.get_running_loop().time() - KEEP_ALIVE_SECONDS
-        while self._idle:
-            connection = self._idle.pop()
-            if connection.reusable and connection.used > oldest:
-                return connection
-            connection.abort()
-        return None
-
-    async def _connected(self, limits: Timeouts) -> Connection:
-        """A new connection. Raises Fault."""
+    async def _chunk(self, path: str, reply: aiohttp.ClientResponse) -> bytes:
         try:
-            async with asyncio.timeout(limits.connect):
-                return await self._address.connection()
-        except TimeoutError:
-            what = f"no connection in {limits.connect:g} s (`connect_timeout`)"
-        except ssl.SSLError as error:
-            reason = getattr(error, "verify_message", None) or error.reason
-            what = f"no secure connection ({reason})"
-        except OSError as error:
-            what = f"cannot be reached ({error.strerror or type(error).__name__})"
-        raise Fault("connect", f"{self._base} {what}; is it the right `base_url`, and up?")
+            return await reply.content.readany()
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            fault = self._fault(path, error)
+        raise fault
 
-    def _look(self, shortest: float) -> None:
-        """Look at the clock from time to time: cheaper than a timer for every request."""
-        loop = asyncio.get_running_loop()
-        now = loop.time()
-        for connection in list(self._busy):
-            if connection.deadline <= now:
-                connection.expire()
-        self._clock = None
-        if self._busy:
-            self._clock = loop.call_later(min(1.0, shortest / TICKS), self._look, shortest)
+    async def _exchange(
+        self, method: str, path: str, body: bytes | None, limits: aiohttp.ClientTimeout | None
+    ) -> bytes:
+        fault: Fault | None = None
+        try:
+            async with self._live().request(
+                method,
+                self.url(path),
+                data=body,
+                allow_redirects=False,
+                timeout=limits or self._timeout,
+            ) as reply:
+                if reply.status != 200:
+                    raise await self._refusal(reply)
+                if (reply.content_length or 0) > self._max_bytes:
+                    raise self._too_long(path)
+                self._until_idle(reply)
+                parts = []
+                left = self._max_bytes
+                # Chunk by chunk: an endless body must not be kept.
+                while chunk := await reply.content.readany():
+                    parts.append(chunk)
+                    left -= len(chunk)
+                    if left < 0:
+                        raise self._too_long(path)
+                return parts[0] if len(parts) == 1 else b"".join(parts)
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            fault = self._fault(path, error)
+        raise fault
 
-    def _head(self, method: str, path: str) -> bytes:
-        """All of a request before the length of its body."""
-        head = self._heads.get((method, path))
-        if head is None:
-            lines = [
-                f"{method} {quote(urlsplit(self.url(path)).path, safe='/%:@!$&()*+,;=~')} HTTP/1.1",
-                f"Host: {self._address.host_header}",
-                "User-Agent: reasoning",
-                "Accept: */*",
-                "Accept-Encoding: identity",
-                "Content-Type: application/json",
-                *([f"Authorization: Bearer {self._key}"] if self._key else []),
-                "Content-Length: ",
-            ]
-            head = self._heads[method, path] = "\r\n".join(lines).encode("ascii")
-        return head
-
-    def _refusal(self, path: str, answer: Answer) -> Fault:
+    async def _refusal(self, reply: aiohttp.ClientResponse) -> Fault:
         """The fault of an answer that is not 200."""
+        text = b""
+        try:
+            while len(text) < ERROR_BYTES and (chunk := await reply.content.readany()):
+                text += chunk
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            pass
         return Fault(
             "status",
-            f"{self.url(path)} answered HTTP {answer.status}",
-            status=answer.status,
-            text=self.words(answer.body),
-            retry_after=faults.retry_after(answer.headers.get("retry-after")),
+            f"{reply.url} answered HTTP {reply.status}",
+            status=reply.status,
+            text=self.words(text),
+            retry_after=faults.retry_after(reply.headers.get("Retry-After")),
+        )
+
+    def _fault(self, path: str, error: BaseException) -> Fault:
+        """A library error as a Fault. Only its type's name is kept, and an OS error's number."""
+        url = str(self.url(path))
+        if isinstance(error, aiohttp.ConnectionTimeoutError):
+            return Fault("connect", f"{url}: no connection in {self._timeouts.connect:g} s")
+        if isinstance(error, TimeoutError):
+            return Fault("timeout", f"{url} did not answer in time ({_limits(self._timeouts)})")
+        if isinstance(error, aiohttp.ClientConnectorError):
+            return Fault("connect", f"{url} cannot be reached ({error.os_error.strerror})")
+        if isinstance(error, aiohttp.ClientResponseError):
+            return faults.reply_fault(url, "it is not HTTP")
+        return Fault("reset", f"{url}: the connection broke ({type(error).__name__})")
+
+    def words(self, body: bytes) -> str:
+        """A server's error text for people, without the key."""
+        return faults.words(body, self._key)
+
+    def _until_idle(self, reply: aiohttp.ClientResponse) -> None:
+        """The first byte is here: from now on the time between reads is limited."""
+        if reply.connection is not None and reply.connection.protocol is not None:
+            protocol = reply.connection.protocol
+            protocol.read_timeout = self._timeouts.idle
+            # The clock that runs is the first byte's still.
+            protocol.start_timeout()
+
+    def _too_long(self, path: str) -> Fault:
+        return faults.reply_fault(str(self.url(path)), f"more than {self._max_bytes} bytes")
+
+    def _live(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            raise Fault("connect", f"{self._base}: the engine is closed")
+        return self._session
+
+    def _shorter(self, seconds: float) -> aiohttp.ClientTimeout:
+        limits = self._timeouts
+        return _library_timeout(
+            Timeouts(
+                min(limits.connect, seconds),
+                min(limits.first_byte, seconds),
+                min(limits.idle, seconds),
+                min(limits.total, seconds),
+            )
         )
 
 
-class Address:
-    """Where a URL's server is: resolves its name now and then, connects to what it finds."""
+def _library_timeout(timeouts: Timeouts) -> aiohttp.ClientTimeout:
+    # sock_read holds until the status line; then the reader lowers it to the idle timeout.
+    return aiohttp.ClientTimeout(
+        total=timeouts.total, sock_connect=timeouts.connect, sock_read=timeouts.first_byte
+    )
 
-    def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
-        self.host = parts.hostname or ""
-        self.secure = parts.scheme == "https"
-        self.port = parts.port or (443 if self.secure else 80)
-        self.host_header = parts.netloc.encode("idna").decode("ascii")
-        self._ssl: ssl.SSLContext | None = None
-        self._found: list[str] = []
-        self._until = 0.0
 
-    async def connection(self) -> Connection:
-        """A new connection. Raises OSError, ssl.SSLError."""
-        loop = asyncio.get_running_loop()
-        if self.secure and self._ssl is None:
-            self._ssl = ssl.create_default_context()
-        last: OSError | None = None
-        for address in await self._addresses():
-            try:
-                _, connection = await loop.create_connection(
-                    Connection,
-                    address,
-                    self.port,
-                    ssl=self._ssl,
-                    server_hostname=self.host if self.secure else None,
-                )
-            except OSError as error:
-                last = error
-                continue
-            if self._found[:1] != [address]:  # the others need not try what failed
-                self._found = [address, *(other for other in self._found if other != address)]
-            return connection
-        self._found = []
-        raise last or OSError("no address found")
-
-    async def _addresses(self) -> list[str]:
-        loop = asyncio.get_running_loop()
-        if not self._found or loop.time() > self._until:
-            infos = await loop.getaddrinfo(self.host, self.port, type=1)  # SOCK_STREAM
-            self._found = list(dict.fromkeys(str(info[4][0]) for info in infos))
-            self._until = loop.time() + NAME_SECONDS
-        return list(self._found)
+def _limits(timeouts: Timeouts) -> str:
+    return (
+        f"first byte {timeouts.first_byte:g} s, idle {timeouts.idle:g} s, "
+        f"total {timeouts.total:g} s"
+    )
