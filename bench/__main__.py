@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
 
-from bench import embedded, imports, stub, transport
+from bench import cores, embedded, imports, stub, transport
 from bench.report import Table
 from reasoning.evals import markdown
 
@@ -22,29 +24,51 @@ PARTS = ("imports", "transport", "embedded")
 
 
 def tables(parts: list[str], pairs: int, quick: bool) -> Iterator[Table]:
-    """Each table as it is done."""
-    concurrency = (1, 32) if quick else transport.CONCURRENCY
+    """Each table as it is done. quick: few requests, and no real vLLM server."""
     if "imports" in parts:
-        yield imports.run()
+        yield imports.run(3 if quick else 11)
     if "transport" in parts:
-        least = 16 if quick else 64
-        with stub.serving() as base_url:
-            yield asyncio.run(transport.run("stub server", base_url, pairs, concurrency, least))
+        with contextlib.ExitStack() as stack:
+            with cores.on(cores.servers()):
+                base_url = stack.enter_context(stub.serving())
+            stack.enter_context(cores.on(cores.client()))
+            concurrency = (1, 32) if quick else transport.CONCURRENCY
+            waves, least = (2, 16) if quick else (4, 256)
+            yield asyncio.run(
+                transport.run("stub server", base_url, pairs, concurrency, waves=waves, least=least)
+            )
         if not quick:
-            from reasoning.engines.vllm.server import CPU_ARGUMENTS, serving
-
-            with (
-                tempfile.TemporaryDirectory() as folder,
-                serving(
-                    "countdown-policy",
-                    *("--max-model-len", "512", *CPU_ARGUMENTS),
-                    log=Path(folder) / "vllm.log",
-                ) as base_url,
-            ):
-                yield asyncio.run(transport.run("vLLM", base_url, pairs, concurrency, least))
-                yield asyncio.run(transport.vllm_client(base_url, pairs, (32, 256)))
+            with contextlib.ExitStack() as stack:
+                with cores.on(cores.servers()):
+                    base_url = stack.enter_context(_vllm())
+                stack.enter_context(cores.on(cores.client()))
+                yield asyncio.run(
+                    transport.run(
+                        "vLLM",
+                        base_url,
+                        pairs,
+                        transport.CONCURRENCY,
+                        waves=1,
+                        least=32,
+                        with_vllm_client=True,
+                    )
+                )
     if "embedded" in parts:
         yield asyncio.run(embedded.run(pairs, (1, 4) if quick else embedded.CONCURRENCY))
+
+
+@contextlib.contextmanager
+def _vllm() -> Iterator[str]:
+    """A vLLM server on the cores that this thread is on."""
+    from reasoning.engines.vllm.server import CPU_ARGUMENTS, serving
+
+    if len(os.sched_getaffinity(0)) == 1:
+        # It would keep one core free of its worker, and find none for that.
+        os.environ["VLLM_CPU_NUM_OF_RESERVED_CPU"] = "0"
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "vllm.log"
+        with serving("countdown-policy", "--max-model-len", "512", *CPU_ARGUMENTS, log=log) as url:
+            yield url
 
 
 def main() -> None:

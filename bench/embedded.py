@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 from bench.pairs import Measure, Sample, alternate, mean_rate, share
-from bench.report import Row, Table
+from bench.report import Row, Table, shown
 from reasoning.engines import weights
 from reasoning.engines.base import Engine, SampleRequest, Sampling, Stream
 from reasoning.errors import ReasoningError
@@ -162,9 +162,7 @@ async def run(rounds: int, concurrency: tuple[int, ...] = CONCURRENCY) -> Table:
             for name in ("vllm", "transformers"):
                 other = found.get(name)
                 cells += (
-                    [f"{mean_rate(other):,.0f}", table.estimate(share(ours, other))]
-                    if other
-                    else ["-", "-"]
+                    [f"{mean_rate(other):,.0f}", shown(share(ours, other))] if other else ["-", "-"]
                 )
             table.add(Row(tuple(cells), dict(found)))
     return table

