@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from operator import add, attrgetter, sub
 
@@ -87,6 +88,12 @@ class Usage:
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(*map(add, _values(self), _values(other)))
+
+    @staticmethod
+    def sum(usages: Iterable[Usage]) -> Usage:
+        """Their total."""
+        each = [_values(usage) for usage in usages]
+        return Usage(*map(sum, zip(*each, strict=True)))
 
     def __sub__(self, other: Usage) -> Usage:
         return Usage(*map(sub, _values(self), _values(other)))

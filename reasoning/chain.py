@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 from reasoning.engines.base import Completion, TokenLogprob
@@ -37,7 +37,17 @@ class Chain:
 
     def drawn(self, draw: int) -> Chain:
         """This chain with the random stream of its `draw`-th continuation (0: its own stream)."""
-        return replace(self, fork=(*self.fork, (len(self.ids), draw))) if draw else self
+        if not draw:
+            return self
+        return Chain(
+            self.prompt_ids,
+            self.ids,
+            self.text,
+            self.finish,
+            self.done,
+            (*self.fork, (len(self.ids), draw)),
+            self.logprobs,
+        )
 
     def extended(self, completion: Completion, finish: ChainFinish, eos_id: int | None) -> Chain:
         """This chain with a completion behind it."""

@@ -9,6 +9,7 @@ is shortened, and one that cannot fit is left out, all before anything is sent.
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -88,12 +89,12 @@ class Draw:
         content = ""
         if branch.journal.path is not None or branch.store:
             ids = np.asarray(prefix.all_ids, dtype=np.int32).tobytes().hex()
-            content = digest(branch.identity(self.role), ids, asdict(self.sampling))
+            content = digest(branch.identity(self.role), ids, _described(self.sampling))
         items = []
         for index in range(n):
             child = prefix.drawn(first + index)
             stream = Stream(stream_key(*branch.stream_path, child.fork))
-            stored_as = f"{content}-{len(prefix.ids)}-{stream.key:x}"
+            stored_as = f"{content}-{len(prefix.ids)}-{stream.key:x}" if content else ""
             items.append(_Item(child, stream, (*key, index), f"{stored_as}-{self.cap}", stored_as))
         return items
 
@@ -104,6 +105,7 @@ class Draw:
             # It lost a race: as then, it does not return, and is cancelled when the race is over.
             await asyncio.get_running_loop().create_future()
         self._finish(item, completion, reply["finish"])
+        self._store({item.stored_as: completion})  # a kill may have come in between
 
     async def _send_one_by_one(self, items: list[_Item]) -> None:
         least = pricing.worst(self.cost, self.size, 1, 1)
@@ -161,15 +163,12 @@ class Draw:
         for item in items:
             completion = completions[item.stream.key]
             self._finish(item, completion, _reason(completion, granted < self.cap, cut))
-        lease.settle(sum(usages, Usage()))
+        lease.settle(Usage.sum(usages))
         if cut == "interrupted":
             self.branch.note_cut(cut)
             return  # a continued run asks for these again
         self._record(items, completions, usages)
-        if cut is None and self.branch.store and self.engine.capabilities.seeds:
-            self.branch.store.put(
-                {item.stored_as: encode(completions[item.stream.key]) for item in wanted}
-            )
+        self._store({item.stored_as: completions[item.stream.key] for item in wanted})
 
     async def _ask(self, items: list[_Item], granted: int, received: _Received) -> Any:
         received.clear()
@@ -201,6 +200,12 @@ class Draw:
                 known[item.stream.key] = whole
         return known
 
+    def _store(self, chains: dict[str, Completion]) -> None:
+        """Keep whole chains for other configurations."""
+        if self.branch.store and self.engine.capabilities.seeds:
+            whole = {name: c for name, c in chains.items() if c.finish != "abort"}
+            self.branch.store.put({name: encode(c) for name, c in whole.items()})
+
     def _usages(
         self,
         items: list[_Item],
@@ -228,7 +233,7 @@ class Draw:
         """A cancelled ask: charge what was received, and record that it ended there."""
         completions = {i.stream.key: c for i, c in zip(items, received.completions(), strict=True)}
         usages = self._usages(items, completions, set(), received.usage(self.size))
-        lease.settle(sum(usages, Usage()))
+        lease.settle(Usage.sum(usages))
         if not self.branch.session.halted:
             for item in items:
                 self._finish(item, completions[item.stream.key], "abort")
@@ -242,6 +247,8 @@ class Draw:
     def _record(
         self, items: list[_Item], completions: dict[int, Completion], usages: list[Usage]
     ) -> None:
+        if self.branch.journal.path is None:
+            return
         replies = []
         for item, usage in zip(items, usages, strict=True):
             assert item.chain is not None
@@ -249,6 +256,12 @@ class Draw:
             reply |= {"finish": item.chain.finish, "u": usage.sparse()}
             replies.append((item.key, item.digest, reply))
         self.branch.journal.record(self.what, replies)
+
+
+@functools.lru_cache(maxsize=256)
+def _described(sampling: Sampling) -> dict[str, Any]:
+    """Sampling as JSON values; the same for thousands of asks."""
+    return asdict(sampling)
 
 
 class _Received:

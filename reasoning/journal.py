@@ -23,11 +23,14 @@ from reasoning.errors import JournalError, ReplayDiverged
 
 Key = tuple[Any, ...]
 
+# Encoders that are made once: json.dumps makes one for every call.
+_sorted = json.JSONEncoder(separators=(",", ":"), sort_keys=True, ensure_ascii=True).encode
+_plain = json.JSONEncoder(separators=(",", ":")).encode
+
 
 def digest(*parts: Any) -> str:
     """128-bit hex digest of JSON values."""
-    text = json.dumps(parts, separators=(",", ":"), sort_keys=True, ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+    return hashlib.sha256(_sorted(parts).encode()).hexdigest()[:32]
 
 
 class Journal:
@@ -84,7 +87,7 @@ class Journal:
 
     def _write(self, records: list[dict[str, Any]]) -> None:
         assert self._file is not None
-        lines = [json.dumps(record, separators=(",", ":")) for record in records]
+        lines = [_plain(record) for record in records]
         self._file.write("\n".join([*lines, ""]).encode())
         self._file.flush()
 

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+# An encoder that is made once: json.dumps makes one for every call.
+_json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True).encode
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX2 = np.uint64(0x94D049BB133111EB)
@@ -21,7 +23,7 @@ _MIX2 = np.uint64(0x94D049BB133111EB)
 
 def key(*parts: Any) -> int:
     """A 63-bit key of the parts (JSON values), stable across processes and platforms."""
-    text = json.dumps(parts, separators=(",", ":"), ensure_ascii=True)
+    text = _json(parts)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 

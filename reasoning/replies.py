@@ -15,6 +15,8 @@ from typing import Any
 
 from reasoning.errors import JournalError
 
+_json = json.JSONEncoder(separators=(",", ":")).encode
+
 
 class ReplyStore:
     """A SQLite file beside the runs, shared by all of them. Without a path it stores nothing."""
@@ -57,11 +59,15 @@ class ReplyStore:
 
     def put(self, replies: dict[str, Any]) -> None:
         """Keep replies; a longer one replaces a shorter one of the same key."""
-        if self._db is not None and replies:
+        if self._db is None or not replies:
+            return
+        rows = [(key, _json(reply)) for key, reply in replies.items()]
+        with self._db:  # one transaction, not one a row
+            self._db.execute("BEGIN IMMEDIATE")
             self._db.executemany(
                 "INSERT INTO replies VALUES (?, ?) ON CONFLICT(key) DO UPDATE SET "
                 "reply = excluded.reply WHERE length(excluded.reply) > length(reply)",
-                [(key, json.dumps(r, separators=(",", ":"))) for key, r in replies.items()],
+                rows,
             )
 
     def close(self) -> None:

@@ -22,7 +22,7 @@ class Session:
 
     def __init__(self) -> None:
         self.halted = False
-        self._calls: set[asyncio.Task[object]] = set()
+        self._calls: set[asyncio.Timeout] = set()  # asks in flight, by what can end them
         self._started: dict[Engine, None] = {}
         self._starting = asyncio.Lock()
         self._identities: dict[Engine, str] = {}
@@ -67,8 +67,10 @@ class Session:
     def halt(self) -> None:
         """Cancel all that is in flight; every further ask raises Stopped. Called on Ctrl-C."""
         self.halted = True
-        for call in list(self._calls):
-            call.cancel()
+        now = asyncio.get_running_loop().time()
+        for limit in self._calls:
+            if not limit.expired():
+                limit.reschedule(now)
 
     async def call(
         self, engine: Engine | None, deadline: float | None, ask: Callable[[], Awaitable[T]]
@@ -88,25 +90,19 @@ class Session:
         raise AssertionError("unreachable")
 
     async def _guarded(self, deadline: float | None, ask: Callable[[], Awaitable[T]]) -> T:
-        loop = asyncio.get_running_loop()
-        call = asyncio.ensure_future(ask())
-        self._calls.add(call)
-        timer = loop.call_at(deadline, call.cancel) if deadline is not None else None
+        limit = asyncio.timeout_at(deadline)
         try:
-            return await call
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
+            async with limit:
+                self._calls.add(limit)
+                return await ask()
+        except TimeoutError:
+            if not limit.expired():
                 raise
-            if self.halted:
-                raise Stopped(
-                    "interrupted", "the run was interrupted; run it again to continue"
-                ) from None
-            raise DeadlinePassed("the problem's seconds have passed; raise `seconds`") from None
         finally:
-            self._calls.discard(call)
-            if timer is not None:
-                timer.cancel()
+            self._calls.discard(limit)
+        if self.halted:
+            raise Stopped("interrupted", "the run was interrupted; run it again to continue")
+        raise DeadlinePassed("the problem's seconds have passed; raise `seconds`")
 
     async def _revive(self, engine: Engine) -> None:
         """Start a dead engine once, however many asks found it dead."""
