@@ -51,7 +51,10 @@ def solve(
 ) -> None:
     """Solve one problem and print the answer and what was spent."""
     from reasoning import Budget, Sampling, Solver
+    from reasoning.evals.grading import grade
+    from reasoning.solver import recognise, run_sync
 
+    problem = recognise(question)
     models: Any = model
     if model is not None and base_url is not None:
         models = {"policy": {"model": model, "base_url": base_url}}
@@ -64,10 +67,13 @@ def solve(
         max_tokens=max_tokens,
         seed=seed,
     )
-    solution = solver.solve(question)
+    solution = solver.solve(problem or question)
     if show:
         console.print(solution.text, markup=False, highlight=False)
     console.print(f"answer  {escape(solution.answer or 'none')}", highlight=False)
+    if problem is not None and solution.answer is not None:
+        # Looked at after the fact: no strategy sees it.
+        console.print(f"check   {run_sync(grade(problem, solution.answer)).outcome.value}")
     console.print(f"status  {solution.status}")
     used = ", ".join(f"{value:g} {name}" for name, value in solution.usage.sparse().items())
     console.print(f"spent   {used or 'nothing'} in {solution.seconds:.2f} s", highlight=False)
