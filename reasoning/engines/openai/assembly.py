@@ -12,12 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from reasoning.engines.base import Completion, Finish, SampleRequest, Sink, TokenLogprob
+from reasoning.engines.openai.faults import Malformed
 
 EVENT_BYTES = 16 << 20  # of one event; a longer one never ends
-
-
-class Malformed(Exception):
-    """A reply that cannot be right; the message says what is wrong with it."""
 
 
 class EventReader:
@@ -25,7 +22,6 @@ class EventReader:
 
     def __init__(self) -> None:
         self._rest = b""
-        self.finished = False  # [DONE] has come
 
     def feed(self, chunk: bytes) -> list[Any]:
         """Parsed events that this chunk completes. Raises Malformed."""
@@ -38,9 +34,7 @@ class EventReader:
             if not line.startswith(b"data:"):
                 continue  # comments (keep-alives), event names, ids, blank lines
             data = line[5:].strip()
-            if data == b"[DONE]":
-                self.finished = True
-            elif data:
+            if data and data != b"[DONE]":
                 events.append(parsed(data))
         return events
 
@@ -166,18 +160,15 @@ class Assembly:
         return sum(part.dropped for part in self._parts)
 
     def completions(self) -> tuple[Completion, ...]:
-        """Raises Malformed when a continuation has not ended."""
-        done = []
-        for index, part in enumerate(self._parts):
-            if part.finish is None:
-                raise Malformed(f"the stream ended before choice {index} did")
-            done.append(
-                Completion(
-                    tuple(part.ids),
-                    part.text,
-                    part.finish,
-                    part.stop_reason,
-                    None if part.logprobs is None else tuple(part.logprobs),
-                )
+        """Those that have ended: all, once `ended`."""
+        return tuple(
+            Completion(
+                tuple(part.ids),
+                part.text,
+                part.finish,
+                part.stop_reason,
+                None if part.logprobs is None else tuple(part.logprobs),
             )
-        return tuple(done)
+            for part in self._parts
+            if part.finish is not None
+        )

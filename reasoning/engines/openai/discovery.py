@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from reasoning.engines.base import Tokenizer
-from reasoning.engines.openai.assembly import Malformed, parsed
-from reasoning.engines.openai.faults import Fault
+from reasoning.engines.openai.assembly import parsed
+from reasoning.engines.openai.faults import Fault, Malformed
 from reasoning.engines.openai.transport import Transport
 from reasoning.errors import EngineUnavailable, ModelError
+
+T = TypeVar("T")
 
 START_ATTEMPTS = 3
 SAMPLE_TEXT = "12+30=42"  # any vocabulary has it
@@ -43,16 +46,12 @@ async def discover(transport: Transport, model: str) -> Server:
     none of an OpenAI-compatible server, ModelError for a model that is not served.
     """
     where = str(transport.url("/models"))
-    try:
-        listed = parsed(await _patiently(transport, "/models"))["data"]
-        models = {entry["id"]: entry for entry in listed}
-        if not all(type(name) is str for name in models):
-            raise TypeError
-    except (Malformed, KeyError, TypeError):
+    models = await _patiently(transport, "/models", _models)
+    if models is None:
         raise EngineUnavailable(
             f"{where} did not list models as an OpenAI-compatible server does; check `base_url` "
             f"(it ends in /v1 on most servers)"
-        ) from None
+        )
     served = tuple(models)
     if not model and len(served) == 1:
         (model,) = served
@@ -73,11 +72,20 @@ async def discover(transport: Transport, model: str) -> Server:
     )
 
 
-async def _patiently(transport: Transport, path: str) -> bytes:
+def _models(body: bytes) -> dict[str, dict[str, Any]] | None:
+    """What a model list says of each model, by name; None where it is none."""
+    try:
+        models = {entry["id"]: entry for entry in parsed(body)["data"]}
+    except (Malformed, KeyError, TypeError):
+        return None
+    return models if all(type(name) is str for name in models) else None
+
+
+async def _patiently(transport: Transport, path: str, read: Callable[[bytes], T]) -> T:
     """A server that is just starting, or shakes off a connection, gets a second chance."""
     for attempt in range(START_ATTEMPTS):
         try:
-            return await transport.get(path)
+            return await transport.get(path, read)
         except Fault as caught:
             fault = caught
         if not fault.retryable or attempt == START_ATTEMPTS - 1:
@@ -88,8 +96,8 @@ async def _patiently(transport: Transport, path: str) -> bytes:
 
 async def _version(transport: Transport) -> str:
     try:
-        version = parsed(await transport.get("//version")).get("version")
-    except (Fault, Malformed):
+        version = (await transport.get("//version", parsed)).get("version")
+    except Fault:
         return ""
     return version if type(version) is str else ""
 
@@ -98,8 +106,8 @@ async def check_tokenizer(transport: Transport, model: str, tokenizer: Tokenizer
     """Raise ModelError when the server's tokenizer gives other ids than ours."""
     ask = f'{{"model":{_quoted(model)},"prompt":"{SAMPLE_TEXT}","add_special_tokens":false}}'
     try:
-        theirs = parsed(await transport.post("//tokenize", ask.encode(), 30.0)).get("tokens")
-    except (Fault, Malformed):
+        theirs = (await transport.post("//tokenize", ask.encode(), parsed, 30.0)).get("tokens")
+    except Fault:
         return  # it does not offer this
     ours = tokenizer.encode(SAMPLE_TEXT)
     if theirs != ours:

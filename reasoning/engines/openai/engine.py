@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 from reasoning.engines import weights
@@ -18,10 +20,9 @@ from reasoning.engines.base import (
     Sink,
     Tokenizer,
 )
-from reasoning.engines.openai import discovery, faults, meeting, pooling
-from reasoning.engines.openai import settings as arguments_of
-from reasoning.engines.openai.assembly import Assembly, EventReader, Malformed, parsed
-from reasoning.engines.openai.faults import Fault, reply_fault
+from reasoning.engines.openai import discovery, faults, meeting, pooling, settings
+from reasoning.engines.openai.assembly import Assembly, EventReader, parsed
+from reasoning.engines.openai.faults import Fault
 from reasoning.engines.openai.gate import Gate
 from reasoning.engines.openai.sending import Backoff, Circuit, Retries, Sender
 from reasoning.engines.openai.standin import ByteTokenizer
@@ -34,6 +35,7 @@ from reasoning.errors import (
     EngineReplyError,
     EngineUnavailable,
     PromptError,
+    ReasoningError,
 )
 
 T = TypeVar("T")
@@ -49,8 +51,8 @@ class OpenAIEngine(Engine):
     """
 
     def __init__(self, model: str = "", **arguments: Any) -> None:
-        self.settings = arguments_of.read(arguments)
-        self.base_url = arguments_of.base_url(self.settings)
+        self.settings = settings.read(arguments)
+        self.base_url = settings.base_url(self.settings)
         self.name = f"openai/{model}"
         self.capabilities = meeting.NOTHING
         self.context_length = self.settings.context_length or meeting.DEFAULT_CONTEXT
@@ -72,17 +74,22 @@ class OpenAIEngine(Engine):
     async def start(self) -> None:
         """Find out what answers. On a started engine: wait until its server is up again."""
         async with self._starting:
-            await self._public(self._restarted if self._sender is not None else self._started)
-
-    async def _restarted(self) -> None:
-        await self._live().circuit.wait()
+            try:
+                if self._sender is not None:
+                    await self._sender.circuit.wait()
+                else:
+                    await self._started()
+                return
+            except Fault as caught:
+                fault = caught
+            raise self._error(fault)
 
     async def _started(self) -> None:
         given = self.settings
         timeouts = Timeouts(
             given.connect_timeout, given.first_byte_timeout, given.idle_timeout, given.total_timeout
         )
-        key = arguments_of.api_key(given)
+        key = settings.api_key(given)
         self._transport = Transport(self.base_url, key, timeouts, given.max_reply_bytes)
         await self._transport.open()
         try:
@@ -116,7 +123,7 @@ class OpenAIEngine(Engine):
         """One token, to see whether the server is up. Raises Fault."""
         dialect = self._spoken()
         self._probed += EngineUsage(prefill=1, new=1)
-        await self._wire().post(dialect.path, dialect.health_body(), meeting.PROBE_SECONDS)
+        await self._wire().post(dialect.path, dialect.health_body(), bytes, meeting.PROBE_SECONDS)
 
     # Asking.
 
@@ -124,7 +131,11 @@ class OpenAIEngine(Engine):
         """See Engine.sample. A sink's continuations come over server-sent events."""
         if not self.capabilities.sample and self._sender is not None:
             raise CapabilityError(f"{self.name} is served as a reward model and cannot sample")
-        self._fits(request.prompt_ids)
+        if request.max_tokens < 1:
+            raise ConfigError(f"max_tokens={request.max_tokens} must be at least 1")
+        room = self._fits(request.prompt_ids)
+        if request.max_tokens > room:
+            request = replace(request, max_tokens=room)
         if self.settings.seeding == "stream" and request.n > 1:
             return await self._apart(request, sink)
         try:
@@ -138,15 +149,11 @@ class OpenAIEngine(Engine):
     async def _together(self, request: SampleRequest, sink: Sink | None) -> SampleReply:
         """All continuations in one request."""
         dialect = self._spoken()
-        streamed = sink is not None or dialect.must_stream(request)
-        body = dialect.sample_body(request, streamed)
-        if not streamed:
-
-            async def once() -> SampleReply:
-                payload = await self._post(dialect.path, body)
-                return self._read(dialect.path, lambda: dialect.read(payload, request))
-
-            return await self._send(once, request.priority)
+        if sink is None and not dialect.must_stream(request):
+            body = dialect.sample_body(request, False)
+            read = partial(dialect.read, request=request)
+            return await self._ask(dialect.path, body, read, request.priority)
+        body = dialect.sample_body(request, True)
         assembly = Assembly(request, sink)
         return await self._send(
             lambda: self._streamed(dialect, body, request, assembly), request.priority
@@ -159,55 +166,40 @@ class OpenAIEngine(Engine):
         events = EventReader()
         read = dialect.reading(request)
         said: Any = None
-        path = dialect.path
 
         def feed(chunk: bytes) -> bool:
             nonlocal said
-            try:
-                arrived = events.feed(chunk)
-            except Malformed as wrong:
-                problem = str(wrong)
-            else:
-                for event in arrived:
-                    if "error" in event:
-                        raise self._error_event(path, event)
-                    deltas = self._read(path, lambda event=event: read(event))  # type: ignore[misc]
-                    for delta in deltas:
-                        self._read(path, lambda delta=delta: assembly.add(delta))  # type: ignore[misc]
-                    said = event.get("usage") or said
-                # Otherwise until the end: the usage comes last, and the connection is kept.
-                return assembly.ended and assembly.cut
-            raise reply_fault(str(self._wire().url(path)), problem)
+            for event in events.feed(chunk):
+                if "error" in event:
+                    raise self._error_event(event)
+                for delta in read(event):
+                    assembly.add(delta)
+                said = event.get("usage") or said
+            # Otherwise until the end: the usage comes last, and the connection is kept.
+            return assembly.ended and assembly.cut
 
-        await self._wire().stream(path, body, feed)
+        wire = self._wire()
+        await wire.stream(dialect.path, body, feed)
         if not assembly.ended:
-            raise Fault("reset", f"{self._wire().url(path)}: the stream ended too early")
-        completions = self._read(path, assembly.completions)
-        return dialect.streamed(completions, said, request, assembly)
+            raise Fault("reset", f"{wire.url(dialect.path)}: the stream ended too early")
+        return dialect.streamed(assembly.completions(), said, request, assembly)
 
-    def _error_event(self, path: str, event: dict[str, Any]) -> Fault:
+    def _error_event(self, event: dict[str, Any]) -> Fault:
         """A stream can fail after its 200."""
         error = event["error"] if isinstance(event["error"], dict) else {}
         code = error.get("code")
         return Fault(
             "status",
-            f"{self._wire().url(path)} reported an error in its stream",
+            "it reported an error in its stream",
             status=code if type(code) is int else 500,
-            text=self._wire().words(str(error.get("message", "")).encode()),
+            text=self._wire().words(str(error.get("message", ""))),
         )
 
     async def _apart(self, request: SampleRequest, sink: Sink | None) -> SampleReply:
         """One request for each stream."""
 
         def one(index: int) -> Awaitable[SampleReply]:
-            single = SampleRequest(
-                request.prompt_ids,
-                request.max_tokens,
-                request.sampling,
-                (request.streams[index],),
-                request.position,
-                request.priority,
-            )
+            single = replace(request, streams=(request.streams[index],))
             told: Sink | None = None
             if sink is not None:
                 told = lambda _, ids, text: sink(index, ids, text)  # noqa: E731
@@ -230,48 +222,32 @@ class OpenAIEngine(Engine):
             raise PromptError("scores need at least one token before the continuation")
         ids = [*prefix_ids, *continuation_ids]
         self._fits(ids)
-        body = dialect.score_body(ids, top)
-
-        async def once() -> ScoreReply:
-            payload = await self._post(dialect.path, body)
-            return self._read(
-                dialect.path, lambda: dialect.read_score(payload, ids, len(prefix_ids), top)
-            )
-
-        return await self._send(once)
+        read = partial(dialect.read_score, ids=ids, prefix=len(prefix_ids), top=top)
+        return await self._ask(dialect.path, dialect.score_body(ids, top), read)
 
     async def choose(self, prefix_ids: Sequence[int], option_ids: Sequence[int]) -> ChooseReply:
         dialect = self._ids("choose")
         if not 1 <= len(option_ids) <= MAX_OPTIONS:
             raise ConfigError(f"{len(option_ids)} options; vLLM tells 1 to {MAX_OPTIONS} at once")
         self._fits(prefix_ids)
-        body = dialect.choose_body(prefix_ids, option_ids)
-
-        async def once() -> ChooseReply:
-            payload = await self._post(dialect.path, body)
-            return self._read(
-                dialect.path, lambda: dialect.read_choice(payload, len(prefix_ids), option_ids)
-            )
-
-        return await self._send(once)
+        read = partial(dialect.read_choice, prefix=len(prefix_ids), options=option_ids)
+        return await self._ask(dialect.path, dialect.choose_body(prefix_ids, option_ids), read)
 
     async def pool(self, ids: Sequence[int], positions: Sequence[int]) -> PoolReply:
         if not self.capabilities.pool:
             return await super().pool(ids, positions)
         assert self._server is not None
-        body = pooling.body(self._server.model, ids)
+        if not positions:
+            return PoolReply((), EngineUsage())
+        self._fits(ids, spare=0)
+        read = partial(pooling.read, size=len(ids), positions=positions)
+        return await self._ask(pooling.PATH, pooling.body(self._server.model, ids), read)
 
-        async def once() -> PoolReply:
-            payload = await self._post(pooling.PATH, body)
-            return self._read(pooling.PATH, lambda: pooling.read(payload, len(ids), positions))
-
-        return await self._send(once)
-
-    def _fits(self, ids: Sequence[int]) -> None:
-        """Raises PromptError before a request that the server would refuse is sent."""
+    def _fits(self, ids: Sequence[int], spare: int = 1) -> int:
+        """Tokens that fit behind `ids`. Raises PromptError for what the server would refuse."""
         dialect = self._spoken()
         size = dialect.vocabulary if isinstance(dialect, TokenIds) else self.tokenizer.vocab_size
-        self.room(ids, size)
+        return self.room(ids, size, spare)
 
     def _ids(self, what: str) -> TokenIds:
         dialect = self._spoken()
@@ -282,31 +258,26 @@ class OpenAIEngine(Engine):
             )
         return dialect
 
-    async def _post(self, path: str, body: bytes) -> Any:
-        answer = await self._wire().post(path, body)
-        return self._read(path, lambda: parsed(answer))
+    async def _ask(self, path: str, body: bytes, read: Callable[[Any], T], priority: int = 0) -> T:
+        """What `read` makes of the JSON object that a request is answered with."""
+        wire = self._wire()
+        return await self._send(
+            lambda: wire.post(path, body, lambda reply: read(parsed(reply))), priority
+        )
 
-    def _read(self, path: str, read: Callable[[], T]) -> T:
-        """What `read` makes of a reply; what cannot be right becomes a Fault with the URL."""
+    async def _send(self, attempt: Callable[[], Awaitable[T]], priority: int) -> T:
+        sender = self._live()
         try:
-            return read()
-        except Malformed as wrong:
-            problem = str(wrong)
-        raise reply_fault(str(self._wire().url(path)), problem)
-
-    async def _send(self, attempt: Callable[[], Awaitable[T]], priority: int = 0) -> T:
-        return await self._public(lambda: self._live().send(attempt, priority))
-
-    async def _public(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Faults as the public errors."""
-        try:
-            return await call()
+            return await sender.send(attempt, priority)
         except Fault as caught:
             fault = caught
+        raise self._error(fault)
+
+    def _error(self, fault: Fault) -> ReasoningError:
+        """The public error for a fault. Raised after its handler: nothing is chained to it."""
         served = list(self._server.served) if self._server is not None else []
-        raise faults.error(
-            fault, key_variable=self.settings.api_key_env, model=self._model, served=served
-        )
+        variable = self.settings.api_key_env
+        return faults.error(fault, key_variable=variable, model=self._model, served=served)
 
     # About itself.
 
@@ -345,7 +316,7 @@ class OpenAIEngine(Engine):
         if self._server is None or not self._server.vllm:
             return {}
         try:
-            page = (await self._wire().get("//metrics")).decode("utf-8", "replace")
+            page = await self._wire().get("//metrics", lambda said: said.decode("utf-8", "replace"))
         except Fault:
             return {}
         totals = discovery.read_metrics(page, self._server.model)

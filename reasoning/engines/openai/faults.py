@@ -66,6 +66,10 @@ class Fault(Exception):
         return self.kind in ("connect", "reset", "timeout") or self.status >= 500
 
 
+class Malformed(Exception):
+    """A reply that cannot be right; the message says what is wrong with it."""
+
+
 def reply_fault(url: str, wrong: str) -> Fault:
     """A reply that cannot be right."""
     return Fault("reply", f"{url} answered what cannot be right: {wrong}")
@@ -76,6 +80,10 @@ def error(fault: Fault, *, key_variable: str, model: str, served: list[str]) -> 
     says = f": {fault.text}" if fault.text else ""
     if fault.kind == "reply":
         return EngineReplyError(fault.message)
+    if fault.status == 429:
+        return EngineUnavailable(f"{fault.message}{says}; lower `max_concurrency`, or wait")
+    if fault.status >= 500:
+        return EngineUnavailable(f"{fault.message}{says}; see the server's log")
     if fault.kind != "status" or fault.retryable:
         return EngineUnavailable(fault.message + says)
     if fault.status in (401, 403):
@@ -94,9 +102,9 @@ def error(fault: Fault, *, key_variable: str, model: str, served: list[str]) -> 
     return EngineReplyError(f"{fault.message}{says}")
 
 
-def words(body: bytes, key: str | None) -> str:
-    """A server's error text for people: one line, shortened, without the key."""
-    text = body.decode("utf-8", "replace")
+def words(said: bytes | str, key: str | None) -> str:
+    """What a server said, for people: one line, shortened, without the key."""
+    text = said if isinstance(said, str) else said.decode("utf-8", "replace")
     try:
         parsed = json.loads(text)
         inner = parsed.get("error", parsed)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from reasoning.engines import weights
 from reasoning.engines.base import REWARDS_ONLY, Capabilities, Tokenizer
 from reasoning.engines.openai import discovery, pooling
-from reasoning.engines.openai.assembly import Malformed, parsed
+from reasoning.engines.openai.assembly import parsed
 from reasoning.engines.openai.discovery import Server
-from reasoning.engines.openai.faults import Fault
+from reasoning.engines.openai.faults import Fault, Malformed
 from reasoning.engines.openai.settings import Settings
 from reasoning.engines.openai.standin import ByteTokenizer
 from reasoning.engines.openai.text import Text
@@ -88,26 +88,28 @@ async def _in_ids(
     said = shape.get("vocab_size")
     vocabulary = said if isinstance(said, int) else tokenizer.vocab_size + PADDING
     dialect = TokenIds(server.model, max(vocabulary, tokenizer.vocab_size))
-    fault: Fault | None = None
+    capabilities = Capabilities()
     try:
-        answer = parsed(await transport.post(dialect.path, dialect.health_body()))
-        if "token_ids" not in answer["choices"][0]:
-            raise KeyError
-    except Fault as caught:
-        fault = caught
-    except (Malformed, KeyError, IndexError, TypeError):
+        in_ids = await transport.post(dialect.path, dialect.health_body(), _holds_ids)
+    except Fault:
+        # A server of a reward model does not decode.
+        if not await pooling.offered(transport, server.model):
+            raise
+        capabilities, in_ids = REWARDS_ONLY, True
+    if not in_ids:
         raise EngineUnavailable(
             f"{transport.url(dialect.path)} does not return token ids although it presents itself "
             f"as vLLM {server.version}; use vLLM 0.10.2 or newer, or flavour: chat"
-        ) from None
-    capabilities = Capabilities()
-    if fault is not None:
-        # A server of a reward model does not decode.
-        if not await pooling.offered(transport, server.model):
-            raise fault
-        capabilities = REWARDS_ONLY
+        )
     context = given.context_length or server.context or DEFAULT_CONTEXT
     return Met(server, dialect, tokenizer, capabilities, context)
+
+
+def _holds_ids(body: bytes) -> bool:
+    try:
+        return "token_ids" in parsed(body)["choices"][0]
+    except (Malformed, KeyError, IndexError, TypeError):
+        return False
 
 
 def _in_text(given: Settings, server: Server, *, chat: bool) -> Met:
@@ -133,7 +135,7 @@ async def _offers(transport: Transport, dialect: TokenIds | Text) -> bool:
     """Whether the server has the dialect's endpoint. Raises Fault for other trouble."""
     for _ in range(2):
         try:
-            await transport.post(dialect.path, dialect.health_body(), PROBE_SECONDS)
+            await transport.post(dialect.path, dialect.health_body(), bytes, PROBE_SECONDS)
         except Fault as caught:
             fault = caught
         else:

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from reasoning.engines.base import EngineUsage, PoolReply
-from reasoning.engines.openai.assembly import Malformed, parsed
-from reasoning.engines.openai.faults import Fault
+from reasoning.engines.openai.assembly import parsed
+from reasoning.engines.openai.faults import Fault, Malformed
 from reasoning.engines.openai.transport import Transport
 
 PATH = "//pooling"
@@ -31,8 +31,8 @@ def body(model: str, ids: Sequence[int]) -> bytes:
 async def offered(transport: Transport, model: str) -> bool:
     """Whether the server scores tokens."""
     try:
-        read(parsed(await transport.post(PATH, body(model, [0]), 30.0)), 1, [0])
-    except (Fault, Malformed):
+        await transport.post(PATH, body(model, [0]), lambda said: read(parsed(said), 1, [0]), 30.0)
+    except Fault:
         return False
     return True
 

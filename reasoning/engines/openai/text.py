@@ -21,7 +21,8 @@ from reasoning.engines.base import (
     Sampling,
 )
 from reasoning.engines.openai import standin, token_ids
-from reasoning.engines.openai.assembly import Assembly, Delta, Malformed
+from reasoning.engines.openai.assembly import Assembly, Delta
+from reasoning.engines.openai.faults import Malformed
 from reasoning.engines.openai.token_ids import FINISHES
 from reasoning.errors import CapabilityError
 

@@ -23,7 +23,8 @@ from reasoning.engines.base import (
     ScoreReply,
     TokenLogprob,
 )
-from reasoning.engines.openai.assembly import Assembly, Delta, Malformed
+from reasoning.engines.openai.assembly import Assembly, Delta
+from reasoning.engines.openai.faults import Malformed
 from reasoning.randomness import key
 
 PATH = "/completions"

@@ -6,14 +6,17 @@ to a Fault: each is turned into one inside its handler and raised after it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from dataclasses import astuple, dataclass
+from typing import TypeVar
 
 import aiohttp
 from yarl import URL
 
 from reasoning.engines.openai import faults
-from reasoning.engines.openai.faults import Fault
+from reasoning.engines.openai.faults import Fault, Malformed
+
+T = TypeVar("T")
 
 # Servers close idle connections (uvicorn after 5 s); a POST that meets the close is a reset.
 KEEP_ALIVE_SECONDS = 4.0
@@ -72,80 +75,87 @@ class Transport:
             self._urls[path] = URL(root + path.replace("//", "/"))
         return self._urls[path]
 
-    async def get(self, path: str, seconds: float = 30.0) -> bytes:
-        """The body of a 200 answer."""
-        return await self._exchange("GET", path, None, self._shorter(seconds))
+    async def get(self, path: str, read: Callable[[bytes], T], seconds: float = 30.0) -> T:
+        """What `read` makes of the body of a 200 answer; a Malformed that it raises is a Fault."""
+        return await self._exchange("GET", path, None, read, self._shorter(seconds))
 
-    async def post(self, path: str, body: bytes, seconds: float | None = None) -> bytes:
-        """The body of a 200 answer. seconds: a shorter limit for the whole exchange."""
-        limits = None if seconds is None else self._shorter(seconds)
-        return await self._exchange("POST", path, body, limits)
+    async def post(
+        self, path: str, body: bytes, read: Callable[[bytes], T], seconds: float | None = None
+    ) -> T:
+        """As `get`. seconds: a shorter limit for the whole exchange."""
+        limits = self._timeout if seconds is None else self._shorter(seconds)
+        return await self._exchange("POST", path, body, read, limits)
 
     async def stream(self, path: str, body: bytes, feed: Callable[[bytes], bool]) -> None:
         """Hand a 200 answer's body to `feed` as it arrives, until it ends or `feed` returns True.
 
         Ending early, an exception of `feed` and a cancellation all disconnect.
         """
-        reply = await self._opened(path, body)
-        left = self._max_bytes
-        try:
-            while chunk := await self._chunk(path, reply):
-                left -= len(chunk)
-                if left < 0:
-                    raise self._too_long(path)
-                if feed(chunk):
-                    return
-        finally:
-            reply.close() if not reply.content.at_eof() else reply.release()
+        await self._exchange("POST", path, body, bytes, self._timeout, feed)
 
-    async def _opened(self, path: str, body: bytes) -> aiohttp.ClientResponse:
-        fault: Fault | None = None
-        try:
-            reply = await self._live().post(self.url(path), data=body, allow_redirects=False)
-            if reply.status == 200:
-                self._until_idle(reply)
-                return reply
-            async with reply:
-                fault = await self._refusal(reply)
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            fault = self._fault(path, error)
-        raise fault
-
-    async def _chunk(self, path: str, reply: aiohttp.ClientResponse) -> bytes:
-        try:
-            return await reply.content.readany()
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            fault = self._fault(path, error)
-        raise fault
+    def words(self, said: bytes | str) -> str:
+        """A server's words for people, without the key."""
+        return faults.words(said, self._key)
 
     async def _exchange(
-        self, method: str, path: str, body: bytes | None, limits: aiohttp.ClientTimeout | None
-    ) -> bytes:
-        fault: Fault | None = None
+        self,
+        method: str,
+        path: str,
+        body: bytes | None,
+        read: Callable[[bytes], T],
+        limits: aiohttp.ClientTimeout,
+        feed: Callable[[bytes], bool] | None = None,
+    ) -> T:
+        """Errors of the library become Faults; those of `read` and `feed` are let through."""
+        ask = self._live().request(
+            method, self.url(path), data=body, allow_redirects=False, timeout=limits
+        )
+        reply = await self._faultless(path, limits, ask)
+        fault: Fault
         try:
-            async with self._live().request(
-                method,
-                self.url(path),
-                data=body,
-                allow_redirects=False,
-                timeout=limits or self._timeout,
-            ) as reply:
-                if reply.status != 200:
-                    raise await self._refusal(reply)
-                if (reply.content_length or 0) > self._max_bytes:
-                    raise self._too_long(path)
-                self._until_idle(reply)
-                parts = []
-                left = self._max_bytes
-                # Chunk by chunk: an endless body must not be kept.
-                while chunk := await reply.content.readany():
-                    parts.append(chunk)
-                    left -= len(chunk)
-                    if left < 0:
-                        raise self._too_long(path)
-                return parts[0] if len(parts) == 1 else b"".join(parts)
+            if reply.status == 200:
+                return read(await self._body(path, reply, limits, feed))
+            fault = await self._refusal(reply)
+        except Malformed as wrong:
+            fault = faults.reply_fault(str(self.url(path)), self.words(str(wrong)))
+        finally:
+            # A connection with something unread on it is of no more use: the server sees it close.
+            reply.release() if reply.content.at_eof() else reply.close()
+        raise fault
+
+    async def _body(
+        self,
+        path: str,
+        reply: aiohttp.ClientResponse,
+        limits: aiohttp.ClientTimeout,
+        feed: Callable[[bytes], bool] | None,
+    ) -> bytes:
+        """The body; empty where `feed` was given it. Raises Malformed when it is too long."""
+        self._until_idle(reply)
+        too_long = Malformed(f"more than {self._max_bytes} bytes")
+        if (reply.content_length or 0) > self._max_bytes:
+            raise too_long
+        left = self._max_bytes
+        parts = []
+        # Chunk by chunk: an endless body must not be kept.
+        while chunk := await self._faultless(path, limits, reply.content.readany(), begun=True):
+            left -= len(chunk)
+            if left < 0:
+                raise too_long
+            if feed is None:
+                parts.append(chunk)
+            elif feed(chunk):
+                break
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def _faultless(
+        self, path: str, limits: aiohttp.ClientTimeout, step: Awaitable[T], *, begun: bool = False
+    ) -> T:
+        """What the library gives; its errors as Faults. begun: the status line is here."""
+        try:
+            return await step
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            fault = self._fault(path, error)
+            fault = self._fault(path, limits, error, begun=begun)
         raise fault
 
     async def _refusal(self, reply: aiohttp.ClientResponse) -> Fault:
@@ -164,22 +174,28 @@ class Transport:
             retry_after=faults.retry_after(reply.headers.get("Retry-After")),
         )
 
-    def _fault(self, path: str, error: BaseException) -> Fault:
+    def _fault(
+        self, path: str, limits: aiohttp.ClientTimeout, error: BaseException, *, begun: bool
+    ) -> Fault:
         """A library error as a Fault. Only its type's name is kept, and an OS error's number."""
         url = str(self.url(path))
+        check = "is it up, and the right `base_url`?"
         if isinstance(error, aiohttp.ConnectionTimeoutError):
-            return Fault("connect", f"{url}: no connection in {self._timeouts.connect:g} s")
+            what = f"no connection in {limits.sock_connect:g} s (`connect_timeout`); {check}"
+            return Fault("connect", f"{url}: {what}")
+        if isinstance(error, aiohttp.SocketTimeoutError):
+            what = f"no first byte in {limits.sock_read:g} s (`first_byte_timeout`)"
+            if begun:
+                what = f"it fell silent for {self._timeouts.idle:g} s (`idle_timeout`)"
+            return Fault("timeout", f"{url}: {what}")
         if isinstance(error, TimeoutError):
-            return Fault("timeout", f"{url} did not answer in time ({_limits(self._timeouts)})")
+            return Fault("timeout", f"{url}: not done in {limits.total:g} s (`total_timeout`)")
         if isinstance(error, aiohttp.ClientConnectorError):
-            return Fault("connect", f"{url} cannot be reached ({error.os_error.strerror})")
+            reason = error.os_error.strerror or type(error).__name__
+            return Fault("connect", f"{url} cannot be reached ({reason}); {check}")
         if isinstance(error, aiohttp.ClientResponseError):
             return faults.reply_fault(url, "it is not HTTP")
         return Fault("reset", f"{url}: the connection broke ({type(error).__name__})")
-
-    def words(self, body: bytes) -> str:
-        """A server's error text for people, without the key."""
-        return faults.words(body, self._key)
 
     def _until_idle(self, reply: aiohttp.ClientResponse) -> None:
         """The first byte is here: from now on the time between reads is limited."""
@@ -189,35 +205,18 @@ class Transport:
             # The clock that runs is the first byte's still.
             protocol.start_timeout()
 
-    def _too_long(self, path: str) -> Fault:
-        return faults.reply_fault(str(self.url(path)), f"more than {self._max_bytes} bytes")
-
     def _live(self) -> aiohttp.ClientSession:
         if self._session is None:
             raise Fault("connect", f"{self._base}: the engine is closed")
         return self._session
 
     def _shorter(self, seconds: float) -> aiohttp.ClientTimeout:
-        limits = self._timeouts
-        return _library_timeout(
-            Timeouts(
-                min(limits.connect, seconds),
-                min(limits.first_byte, seconds),
-                min(limits.idle, seconds),
-                min(limits.total, seconds),
-            )
-        )
+        shorter = (min(limit, seconds) for limit in astuple(self._timeouts))
+        return _library_timeout(Timeouts(*shorter))
 
 
 def _library_timeout(timeouts: Timeouts) -> aiohttp.ClientTimeout:
     # sock_read holds until the status line; then the reader lowers it to the idle timeout.
     return aiohttp.ClientTimeout(
         total=timeouts.total, sock_connect=timeouts.connect, sock_read=timeouts.first_byte
-    )
-
-
-def _limits(timeouts: Timeouts) -> str:
-    return (
-        f"first byte {timeouts.first_byte:g} s, idle {timeouts.idle:g} s, "
-        f"total {timeouts.total:g} s"
     )

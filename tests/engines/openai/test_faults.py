@@ -193,7 +193,7 @@ async def test_a_slow_first_byte_times_out(stub: Stub, connect: MakeEngine, stre
     assert (await engine.sample(ask(), (lambda *_: None) if streamed else None)).completions
     assert time.monotonic() - begun < 5.0
     stub.always = stub_server.silent(30.0)
-    with pytest.raises(EngineUnavailable, match=r"first byte 0\.2 s"):
+    with pytest.raises(EngineUnavailable, match="first_byte_timeout"):
         await engine.sample(ask(), (lambda *_: None) if streamed else None)
 
 
@@ -218,7 +218,7 @@ async def test_idle_is_longer_than_the_gaps_of_a_slow_stream(
 async def test_the_total_time_is_limited(stub: Stub, connect: MakeEngine) -> None:
     engine = await connect(stub, total_timeout=0.4, attempts=1)
     stub.token_seconds = 0.1
-    with pytest.raises(EngineUnavailable, match=r"total 0\.4 s"):
+    with pytest.raises(EngineUnavailable, match="total_timeout"):
         await engine.sample(ask(ignore_eos=True), lambda *_: None)
 
 
