@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,10 +38,12 @@ def tables(parts: list[str], pairs: int, quick: bool) -> Iterator[Table]:
             )
         if not quick:
             with contextlib.ExitStack() as stack:
-                with cores.on(cores.servers()):
+                # On two cores vLLM needs both: one for its worker, one for what keeps it busy.
+                apart = len(cores.servers()) > 1
+                with cores.on(cores.servers()) if apart else contextlib.nullcontext():
                     base_url = stack.enter_context(_vllm())
                 stack.enter_context(cores.on(cores.client()))
-                yield asyncio.run(
+                table = asyncio.run(
                     transport.run(
                         "vLLM",
                         base_url,
@@ -53,18 +54,17 @@ def tables(parts: list[str], pairs: int, quick: bool) -> Iterator[Table]:
                         with_vllm_client=True,
                     )
                 )
+                if not apart:
+                    table.notes.append("The client shares a core with vLLM's front end.")
+                yield table
     if "embedded" in parts:
         yield asyncio.run(embedded.run(pairs, (1, 4) if quick else embedded.CONCURRENCY))
 
 
 @contextlib.contextmanager
 def _vllm() -> Iterator[str]:
-    """A vLLM server on the cores that this thread is on."""
     from reasoning.engines.vllm.server import CPU_ARGUMENTS, serving
 
-    if len(os.sched_getaffinity(0)) == 1:
-        # It would keep one core free of its worker, and find none for that.
-        os.environ["VLLM_CPU_NUM_OF_RESERVED_CPU"] = "0"
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "vllm.log"
         with serving("countdown-policy", "--max-model-len", "512", *CPU_ARGUMENTS, log=log) as url:
