@@ -43,6 +43,7 @@ class Stub:
     def __init__(self, *, vllm: bool = True, texts: Sequence[str] = ("hello world",)) -> None:
         self.vllm = vllm
         self.texts = texts
+        self.rewards = False  # serve a reward model: it pools, and does not decode
         self.key: str | None = None
         self.endpoints = {"completions", "chat"}
         self.plan: list[Handler] = []
@@ -73,6 +74,7 @@ class Stub:
         app.router.add_get("/version", self.version)
         app.router.add_get("/metrics", self.metrics)
         app.router.add_post("/tokenize", self.tokenize)
+        app.router.add_post("/pooling", self.pool)
         app.router.add_post("/v1/completions", self.generate)
         app.router.add_post("/v1/chat/completions", self.generate)
         runner = web.AppRunner(
@@ -112,11 +114,23 @@ class Stub:
         body = await request.json()
         return web.json_response({"tokens": list(body["prompt"].encode())})
 
+    async def pool(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        if not self.rewards:
+            return _error(404, "Not Found")
+        (ids,) = body["input"]
+        reply = {"data": [{"index": 0, "data": [[token / VOCABULARY] for token in ids]}]}
+        if self.lie is not None:
+            self.lie(reply)
+        return web.json_response(reply)
+
     async def generate(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         chat = request.path.endswith("chat/completions")
         if ("chat" if chat else "completions") not in self.endpoints:
             return _error(404, "Not Found")
+        if self.rewards:
+            return _error(400, "The model does not support Completions API")
         if body["model"] != "m":
             return _error(404, f"The model `{body['model']}` does not exist.")
         self.bodies.append(body)

@@ -22,6 +22,7 @@ class EventReader:
 
     def __init__(self) -> None:
         self._rest = b""
+        self.finished = False  # [DONE] has come
 
     def feed(self, chunk: bytes) -> list[Any]:
         """Parsed events that this chunk completes. Raises Malformed."""
@@ -34,7 +35,9 @@ class EventReader:
             if not line.startswith(b"data:"):
                 continue  # comments (keep-alives), event names, ids, blank lines
             data = line[5:].strip()
-            if data and data != b"[DONE]":
+            if data == b"[DONE]":
+                self.finished = True
+            elif data:
                 events.append(parsed(data))
         return events
 
@@ -48,6 +51,13 @@ def parsed(body: bytes) -> Any:
     if type(value) is not dict:
         raise Malformed(f"no JSON object: {body[:60]!r}")
     return value
+
+
+def miscounted(found: int, n: int) -> Malformed:
+    return Malformed(
+        f"{found} choices where {n} were asked for; if the server ignores `n`, set "
+        f"`seeding: stream` (one request for each)"
+    )
 
 
 @dataclass(slots=True)

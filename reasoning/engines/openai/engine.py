@@ -21,7 +21,7 @@ from reasoning.engines.base import (
     Tokenizer,
 )
 from reasoning.engines.openai import discovery, faults, meeting, pooling, settings
-from reasoning.engines.openai.assembly import Assembly, EventReader, parsed
+from reasoning.engines.openai.assembly import Assembly, EventReader, miscounted, parsed
 from reasoning.engines.openai.faults import Fault
 from reasoning.engines.openai.gate import Gate
 from reasoning.engines.openai.sending import Backoff, Circuit, Retries, Sender
@@ -175,6 +175,8 @@ class OpenAIEngine(Engine):
                 for delta in read(event):
                     assembly.add(delta)
                 said = event.get("usage") or said
+            if events.finished and not assembly.ended:
+                raise miscounted(len(assembly.completions()), request.n)
             # Otherwise until the end: the usage comes last, and the connection is kept.
             return assembly.ended and assembly.cut
 
@@ -190,7 +192,7 @@ class OpenAIEngine(Engine):
         code = error.get("code")
         return Fault(
             "status",
-            "it reported an error in its stream",
+            f"{self._wire().url(self._spoken().path)} reported an error in its stream",
             status=code if type(code) is int else 500,
             text=self._wire().words(str(error.get("message", ""))),
         )
@@ -230,6 +232,8 @@ class OpenAIEngine(Engine):
         if not 1 <= len(option_ids) <= MAX_OPTIONS:
             raise ConfigError(f"{len(option_ids)} options; vLLM tells 1 to {MAX_OPTIONS} at once")
         self._fits(prefix_ids)
+        if min(option_ids) < 0 or max(option_ids) >= dialect.vocabulary:
+            raise ConfigError(f"options outside the vocabulary of {dialect.vocabulary}")
         read = partial(dialect.read_choice, prefix=len(prefix_ids), options=option_ids)
         return await self._ask(dialect.path, dialect.choose_body(prefix_ids, option_ids), read)
 

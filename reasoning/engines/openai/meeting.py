@@ -87,7 +87,7 @@ async def _in_ids(
     shape = weights.config(server.folder) if server.folder is not None else {}
     said = shape.get("vocab_size")
     vocabulary = said if isinstance(said, int) else tokenizer.vocab_size + PADDING
-    dialect = TokenIds(server.model, max(vocabulary, tokenizer.vocab_size))
+    dialect = TokenIds(server.model, max(vocabulary, tokenizer.vocab_size), tokenizer.decode)
     capabilities = Capabilities()
     try:
         in_ids = await transport.post(dialect.path, dialect.health_body(), _holds_ids)

@@ -138,10 +138,7 @@ class Text:
 
     def read(self, payload: Any, request: SampleRequest) -> SampleReply:
         """Raises Malformed."""
-        choices = payload.get("choices")
-        if type(choices) is not list or len(choices) != request.n:
-            count = len(choices) if type(choices) is list else "no"
-            raise Malformed(f"{count} choices where {request.n} were asked for")
+        choices = token_ids.choices(payload, request.n)
         cutter = Cutter(request)
         found: list[Completion | None] = [None] * request.n
         for choice in choices:

@@ -23,24 +23,34 @@ from reasoning.engines.base import (
     ScoreReply,
     TokenLogprob,
 )
-from reasoning.engines.openai.assembly import Assembly, Delta
+from reasoning.engines.openai.assembly import Assembly, Delta, miscounted
 from reasoning.engines.openai.faults import Malformed
 from reasoning.randomness import key
 
 PATH = "/completions"
 FINISHES: dict[Any, Finish] = {"stop": "stop", "length": "length"}
 CHARACTERS_PER_TOKEN = 1024  # more than any token has
+LOOKS, LOOK_EVERY = 8, 64  # replies whose text is compared with their ids
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 ROUNDING = 1e-3  # a log-probability may be this much above 0
 SEED_BITS = (1 << 62) - 1  # room for + n below the server's limit of 2**63
 
 
 class TokenIds:
-    """Makes bodies and reads replies for one model. vocabulary: ids are below it."""
+    """Makes bodies and reads replies for one model.
+
+    vocabulary: ids are below it. decode: the text of ids, for a look now and then at whether a
+    reply's text is that of its ids; None looks at none.
+    """
 
     path = PATH
 
-    def __init__(self, model: str, vocabulary: int) -> None:
+    def __init__(
+        self, model: str, vocabulary: int, decode: Callable[[Sequence[int]], str] | None = None
+    ) -> None:
         self.vocabulary = vocabulary
+        self._decode = decode
+        self._read = 0  # replies
         self._head = '{"model":' + json.dumps(model) + ',"return_token_ids":true,'
         self._sampling: dict[Sampling, str] = {}
         self.usage_mismatches = 0
@@ -86,10 +96,9 @@ class TokenIds:
 
     def read(self, payload: Any, request: SampleRequest) -> SampleReply:
         """Raises Malformed."""
-        choices = _choices(payload, request.n)
         completions: list[Completion | None] = [None] * request.n
         new = 0
-        for choice in choices:
+        for choice in choices(payload, request.n):
             delta = self._delta(choice, request)
             if delta.finish is None:
                 raise Malformed(f"finish_reason {choice.get('finish_reason')!r}")
@@ -106,8 +115,9 @@ class TokenIds:
                 delta.stop_reason,
                 None if delta.logprobs is None else tuple(delta.logprobs),
             )
-        usage = self.usage(payload.get("usage"), len(request.prompt_ids), new)
-        return SampleReply(tuple(c for c in completions if c is not None), usage)
+        done = tuple(c for c in completions if c is not None)
+        self._check_text(done[0], request.sampling)
+        return SampleReply(done, self.usage(payload.get("usage"), len(request.prompt_ids), new))
 
     def must_stream(self, request: SampleRequest) -> bool:
         return False
@@ -116,10 +126,10 @@ class TokenIds:
         """A function from one event of a stream to what it says. Raises Malformed."""
 
         def read(event: Any) -> list[Delta]:
-            choices = event.get("choices")
-            if type(choices) is not list:
+            said = event.get("choices")
+            if type(said) is not list:
                 raise Malformed("an event without choices")
-            return [self._delta(choice, request) for choice in choices]
+            return [self._delta(choice, request) for choice in said]
 
         return read
 
@@ -131,6 +141,7 @@ class TokenIds:
         assembly: Assembly,
     ) -> SampleReply:
         """The reply of a stream that was read to its end, or left. said: its usage field."""
+        self._check_text(completions[0], request.sampling)
         kept = sum(len(completion.ids) for completion in completions)
         usage = self.usage(said, len(request.prompt_ids), kept + assembly.dropped)
         return SampleReply(
@@ -169,6 +180,24 @@ class TokenIds:
         if min(ids) < 0 or max(ids) >= self.vocabulary:
             raise Malformed(f"token ids outside the vocabulary of {self.vocabulary}")
 
+    def _check_text(self, completion: Completion, sampling: Sampling) -> None:
+        """Raise Malformed when a text is another one than its ids say. Spaces are not compared:
+        tokenizers differ in those at an end. Looks at the first replies, then at some."""
+        self._read += 1
+        if self._decode is None or (self._read > LOOKS and self._read % LOOK_EVERY):
+            return
+        if completion.finish == "abort" or not sampling.include_stop:
+            return  # the server may have held text back
+        ours, theirs = self._decode(completion.ids), completion.text
+        if REPLACEMENT in ours or REPLACEMENT in theirs:
+            return  # a character was cut
+        if "".join(ours.split()) != "".join(theirs.split()):
+            self._read = 0  # look at the repetition too
+            raise Malformed(
+                f"its text {theirs[:40]!r} is not that of its token ids, {ours[:40]!r}; "
+                f"give the served model's own `tokenizer`"
+            )
+
     def usage(self, said: Any, prompt: int, new: int) -> EngineUsage:
         """What was done: by the ids received; only the cached part is taken from the server."""
         cached = 0
@@ -185,7 +214,7 @@ class TokenIds:
 
         vLLM does not read its prefix cache for them and decodes one token besides: charged.
         """
-        (choice,) = _choices(payload, 1)
+        (choice,) = choices(payload, 1)
         rows = choice.get("prompt_logprobs")
         if type(rows) is not list or len(rows) != len(ids):
             raise Malformed(f"prompt_logprobs for other than the {len(ids)} tokens asked about")
@@ -196,7 +225,7 @@ class TokenIds:
 
     def read_choice(self, payload: Any, prefix: int, options: Sequence[int]) -> ChooseReply:
         """Probabilities of the options. Raises Malformed."""
-        (choice,) = _choices(payload, 1)
+        (choice,) = choices(payload, 1)
         try:
             (row,) = choice["logprobs"]["top_logprobs"]
             values = [math.exp(_number(row[f"token_id:{option}"])) for option in options]
@@ -235,12 +264,12 @@ def _sampling(sampling: Sampling) -> str:
         "repetition_penalty": 1.0,
         "presence_penalty": 0.0,
         "frequency_penalty": 0.0,
+        "include_stop_str_in_output": sampling.include_stop,
     }
     if sampling.min_tokens:
         fields["min_tokens"] = sampling.min_tokens
     if sampling.stop:
         fields["stop"] = list(sampling.stop)
-        fields["include_stop_str_in_output"] = sampling.include_stop
     if sampling.stop_ids:
         fields["stop_token_ids"] = list(sampling.stop_ids)
     if sampling.ignore_eos:
@@ -253,14 +282,14 @@ def _sampling(sampling: Sampling) -> str:
     return json.dumps(fields, separators=(",", ":"))[1:-1]
 
 
-def _choices(payload: Any, n: int) -> list[Any]:
-    choices = payload.get("choices")
-    if type(choices) is not list or len(choices) != n:
-        count = len(choices) if type(choices) is list else "no"
-        raise Malformed(f"{count} choices where {n} were asked for")
-    if any(type(choice) is not dict for choice in choices):
+def choices(payload: Any, n: int) -> list[Any]:
+    """The n choices of a reply. Raises Malformed."""
+    found = payload.get("choices")
+    if type(found) is not list or len(found) != n:
+        raise miscounted(len(found) if type(found) is list else 0, n)
+    if any(type(choice) is not dict for choice in found):
         raise Malformed("a choice that is no object")
-    return choices
+    return found
 
 
 def _logprobs(said: Any, ids: list[int], top: int) -> list[TokenLogprob]:

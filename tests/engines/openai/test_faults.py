@@ -206,6 +206,37 @@ async def test_a_slow_idle_times_out(stub: Stub, connect: MakeEngine, streamed: 
     assert time.monotonic() - begun < 5.0
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_a_server_that_falls_silent_for_good(
+    stub: Stub, connect: MakeEngine, streamed: bool
+) -> None:
+    engine = await connect(stub, idle_timeout=0.2, attempts=2)
+    stub.always = stub_server.stalls(b": working\n\n", 30.0)
+    with pytest.raises(EngineUnavailable, match=r"completions: it fell silent for 0\.2 s.*idle_"):
+        await engine.sample(ask(), (lambda *_: None) if streamed else None)
+
+
+async def test_a_connection_that_is_not_taken(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As behind a firewall that drops packets."""
+
+    async def never(*_: Any) -> None:
+        await asyncio.sleep(30)
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "sock_connect", never)
+    engine = OpenAIEngine("m", base_url=stub.url, connect_timeout=0.1)
+    with pytest.raises(EngineUnavailable, match=r"no connection in 0\.1 s.*base_url"):
+        await engine.start()
+
+
+async def test_a_server_that_only_fails(stub: Stub, connect: MakeEngine) -> None:
+    """5xx: attempts, then probes for as long as it is waited for; never a storm."""
+    engine = await connect(stub, recovery_seconds=0.3)
+    stub.always = stub_server.status(500, "CUDA out of memory")
+    with pytest.raises(EngineUnavailable, match="HTTP 500: CUDA out of memory; see the server's"):
+        await engine.sample(ask())
+    assert len(stub.bodies) < 20
+
+
 async def test_idle_is_longer_than_the_gaps_of_a_slow_stream(
     stub: Stub, connect: MakeEngine
 ) -> None:

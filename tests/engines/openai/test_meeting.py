@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import traceback
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ from aiohttp import web
 
 from reasoning.engines.openai import OpenAIEngine
 from reasoning.errors import ConfigError, EngineUnavailable, ModelError, ReasoningError
+from reasoning.evals import experiment
+from reasoning.recipe import Recipe
 from tests.engines import stub_server
 from tests.engines.openai.asking import ask
 from tests.engines.openai.conftest import MakeEngine
@@ -159,6 +162,11 @@ async def test_the_key_is_sent_and_never_shown(
             stub_server.resets(),
             stub_server.resets(b"{"),
             stub_server.raw(b"not json"),
+            stub_server.raw(KEY.encode()),
+            stub_server.raw(
+                f'{{"choices": [{{"index": 0, "text": "", "token_ids": [],'
+                f'"finish_reason": "{KEY}"}}]}}'.encode()
+            ),
         ):
             stub.always = fault
             with pytest.raises(ReasoningError) as caught:
@@ -171,6 +179,39 @@ async def test_the_key_is_sent_and_never_shown(
         await fresh.start()
     shown += [*_everything(refused.value), caplog.text]
     assert not [text for text in shown if KEY in text]
+
+
+async def test_the_key_is_not_in_a_run_folder(
+    plain: Stub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Header, journal, results and store of a run that meets a server that echoes the key."""
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    plain.key = KEY
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "name: keyless\n"
+        "task: {name: countdown, split: dev, numbers: 3, count: 2}\n"
+        f"models: {{policy: {{model: openai/m, base_url: {plain.url}}}}}\n"
+        "sampling: {max_tokens: 20}\n"
+        "strategies: [{name: majority, n: 2}]\n"
+    )
+    await experiment.run(Recipe.load(recipe), tmp_path / "good")
+
+    async def echo(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        if body["max_tokens"] == 1:  # the probe at the start
+            return await plain.answer(request, body)
+        return await stub_server.status(400, f"Bearer {KEY}")(request, body)
+
+    plain.always = echo
+    await experiment.run(Recipe.load(recipe), tmp_path / "bad" / "run")
+    texts = contents(tmp_path)
+    assert any(b"hello world" in text for text in texts.values())
+    assert any(b"HTTP 400" in text for text in texts.values())
+    assert not [path for path, text in texts.items() if KEY.encode() in text]
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def _everything(error: BaseException) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from reasoning.engines.base import EngineUsage, Stream
-from reasoning.errors import CapabilityError, EngineReplyError, PromptError
+from reasoning.errors import CapabilityError, ConfigError, EngineReplyError, PromptError
 from tests.engines.openai.asking import ask
 from tests.engines.openai.conftest import MakeEngine
 from tests.engines.stub_server import EOS, ByteIds, Stub
@@ -230,6 +230,7 @@ WRONG = {
     "ids as booleans": choices(lambda c: c.update(token_ids=[True])),
     "too many ids": choices(lambda c: c.update(token_ids=[97] * 65)),
     "endless text": choices(lambda c: c.update(text="x" * 10**6)),
+    "another text": choices(lambda c: c.update(text="something else")),
     "no text": choices(lambda c: c.update(text=None)),
     "wrong finish": choices(lambda c: c.update(finish_reason="bored")),
     "no finish": choices(lambda c: c.update(finish_reason=None)),
@@ -252,6 +253,107 @@ async def test_what_cannot_be_right_is_asked_once_more_and_raised(
     assert len(stub.bodies) == 2
     stub.lie = None
     assert len((await engine.sample(ask(2, logprobs=0))).completions) == 2
+
+
+async def test_a_stream_of_fewer_choices_than_asked(stub: Stub, connect: MakeEngine) -> None:
+    engine = await connect(stub)
+    stub.lie = lambda event: event.update(choices=[c for c in event["choices"] if c["index"] != 1])
+    with pytest.raises(EngineReplyError, match=r"2 choices where 3 were asked for.*seeding"):
+        await engine.sample(ask(3), lambda *_: None)
+
+
+async def test_a_server_that_ignores_n_is_asked_one_by_one(stub: Stub, connect: MakeEngine) -> None:
+    def only_one(reply: dict[str, Any]) -> None:
+        reply["choices"] = reply["choices"][:1]
+
+    stub.lie = only_one
+    engine = await connect(stub)
+    with pytest.raises(EngineReplyError, match=r"1 choices where 3 were asked for.*seeding"):
+        await engine.sample(ask(3))
+    engine = await connect(stub, seeding="stream")
+    assert len((await engine.sample(ask(3))).completions) == 3
+
+
+async def test_texts_are_compared_with_ids_now_and_then(stub: Stub, connect: MakeEngine) -> None:
+    engine = await connect(stub)
+    for _ in range(20):
+        await engine.sample(ask())
+    stub.lie = choices(lambda c: c.update(text="something else"))
+    with pytest.raises(EngineReplyError, match=r"'something else' is not that of its token ids"):
+        for _ in range(200):
+            await engine.sample(ask())
+
+
+WRONG_SCORES = {
+    "no scores": choices(lambda c: c.pop("prompt_logprobs")),
+    "too few": choices(lambda c: c["prompt_logprobs"].pop()),
+    "no number": choices(lambda c: c["prompt_logprobs"].__setitem__(-1, {"33": {"logprob": "x"}})),
+    "another token": choices(lambda c: c["prompt_logprobs"].__setitem__(-1, {"9": {"logprob": 0}})),
+    "NaN": choices(lambda c: c["prompt_logprobs"][-1]["33"].update(logprob=math.nan)),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_SCORES)
+async def test_scores_that_cannot_be_right(stub: Stub, connect: MakeEngine, wrong: str) -> None:
+    engine = await connect(stub)
+    stub.lie = WRONG_SCORES[wrong]
+    with pytest.raises(EngineReplyError, match=r"cannot be right: .*prompt_logprobs"):
+        await engine.score(list(b"2+2="), list(b"4!"))
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        choices(lambda c: c.update(logprobs=None)),
+        choices(lambda c: c["logprobs"]["top_logprobs"][0].pop("token_id:78")),
+        choices(lambda c: c["logprobs"]["top_logprobs"][0].update({"token_id:78": math.nan})),
+        choices(lambda c: c["logprobs"]["top_logprobs"].clear()),
+    ],
+)
+async def test_choices_that_cannot_be_right(stub: Stub, connect: MakeEngine, lie: Any) -> None:
+    engine = await connect(stub)
+    stub.lie = lie
+    with pytest.raises(EngineReplyError, match=r"cannot be right: .*options"):
+        await engine.choose(list(b"ok?"), [89, 78])
+
+
+async def test_what_cannot_be_asked(stub: Stub, connect: MakeEngine) -> None:
+    engine = await connect(stub)
+    for refused, asked in (
+        (PromptError, engine.sample(replace(ask(), prompt_ids=()))),
+        (PromptError, engine.sample(replace(ask(), prompt_ids=(10**6,)))),
+        (PromptError, engine.sample(replace(ask(), prompt_ids=(65,) * 512))),
+        (ConfigError, engine.sample(replace(ask(), max_tokens=0))),
+        (ConfigError, engine.choose([65], [])),
+        (ConfigError, engine.choose([65], [10**6])),
+    ):
+        with pytest.raises(refused):
+            await asked
+    assert not stub.bodies
+    await engine.sample(ask(max_tokens=10**6))
+    assert stub.bodies[-1]["max_tokens"] == 512 - 3, "no more than the context holds"
+
+
+async def test_rewards_of_a_pooling_model(stub: Stub, connect: MakeEngine) -> None:
+    stub.rewards = True
+    engine = await connect(stub)
+    assert engine.capabilities.pool and not engine.capabilities.sample
+    reply = await engine.pool([64, 128, 192], [0, 2])
+    assert reply.values == (0.25, 0.75)
+    assert reply.usage == EngineUsage(prefill=3)
+    assert (await engine.pool([64], [])).values == ()
+    with pytest.raises(CapabilityError, match="reward model"):
+        await engine.sample(ask())
+    for lie in (
+        lambda reply: reply["data"][0]["data"].pop(),
+        lambda reply: reply["data"].clear(),
+        lambda reply: reply["data"][0]["data"].__setitem__(0, [math.nan]),
+        lambda reply: reply["data"][0]["data"].__setitem__(0, [7.0]),
+        lambda reply: reply["data"][0]["data"].__setitem__(0, ["high"]),
+    ):
+        stub.lie = lie
+        with pytest.raises(EngineReplyError, match="scores"):
+            await engine.pool([64, 128, 192], [0, 2])
 
 
 async def test_counters_are_the_servers_since_the_start(stub: Stub, connect: MakeEngine) -> None:
