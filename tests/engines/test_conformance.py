@@ -8,16 +8,16 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 import pytest_asyncio
 
 from reasoning.engines.base import Engine, SampleRequest, Sampling, Stream
-from reasoning.errors import PromptError
+from reasoning.errors import ConfigError, PromptError
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
-    pytest.mark.vllm,
     # vLLM and the torch it brings warn of their own future, and leave sockets to the collector.
     pytest.mark.filterwarnings(
         "ignore::DeprecationWarning",
@@ -28,6 +28,7 @@ pytestmark = [
 ]
 
 POLICY = "countdown-policy"
+AT_ONCE = 8  # chains that engines decode at once here: few, so that others wait
 PROMPTS = ("14 17 75 10 = 50", "3 7 25 50 = 79", "99 98 2 1 = 10")
 
 
@@ -47,14 +48,18 @@ async def local() -> AsyncIterator[Engine]:
     pytest.importorskip("torch")
     from reasoning.engines.local import LocalEngine
 
-    async with LocalEngine(POLICY, threads=1) as engine:
+    async with LocalEngine(POLICY, threads=1, max_batch=AT_ONCE) as engine:
         yield engine
 
 
 @pytest_asyncio.fixture(
     scope="module",
     loop_scope="module",
-    params=["local", "vllm", "openai"],
+    params=[
+        "local",
+        pytest.param("vllm", marks=pytest.mark.vllm),
+        pytest.param("openai", marks=pytest.mark.vllm),
+    ],
 )
 async def engine(
     request: pytest.FixtureRequest, local: Engine, tmp_path_factory: pytest.TempPathFactory
@@ -69,15 +74,17 @@ async def engine(
     if request.param == "vllm":
         from reasoning.engines.vllm import VLLMEngine
 
-        async with VLLMEngine(POLICY, dtype="float32", max_model_len=1024) as started:
+        async with VLLMEngine(
+            POLICY, dtype="float32", max_model_len=1024, max_num_seqs=AT_ONCE
+        ) as started:
             yield started
         return
     from reasoning.engines.openai import OpenAIEngine
     from reasoning.engines.vllm.server import CPU_ARGUMENTS, serving
 
-    settings = ("--dtype", "float32", "--max-model-len", "1024", *CPU_ARGUMENTS)
+    settings = ("--dtype=float32", "--max-model-len=1024", f"--max-num-seqs={AT_ONCE}")
     log = tmp_path_factory.mktemp("server") / "vllm.log"
-    with serving(POLICY, *settings, log=log) as base_url:
+    with serving(POLICY, *settings, *CPU_ARGUMENTS, log=log) as base_url:
         async with OpenAIEngine("", base_url=base_url, seeding="stream") as started:
             yield started
 
@@ -132,6 +139,11 @@ async def test_stops(engine: Engine) -> None:
     assert by_text.text.endswith("\n") and by_text.ids[-1] == newline
     (by_id,) = (await engine.sample(ask(ids, range(1), 60, stop_ids=(newline,)))).completions
     assert by_id.ids == by_text.ids and by_id.stop_reason == newline
+    assert by_id.text == by_text.text
+    (bare,) = (
+        await engine.sample(ask(ids, range(1), 60, stop=("\n",), include_stop=False))
+    ).completions
+    assert bare.ids == by_text.ids and bare.text + "\n" == by_text.text
     (short,) = (await engine.sample(ask(ids, range(1), 3, ignore_eos=True))).completions
     assert short.finish == "length" and len(short.ids) == 3
     request = ask(ids, range(1), 40, stop_ids=(newline,), min_tokens=25)
@@ -185,21 +197,40 @@ async def test_a_sink_sees_all_tokens_and_may_stop(engine: Engine) -> None:
     assert [c.finish for c in reply.completions] == ["length", "abort"]
 
 
-async def test_a_cancelled_request_ends_in_the_engine(engine: Engine) -> None:
+async def test_the_urgent_overtakes_what_waits(engine: Engine) -> None:
+    ids = prompt(engine)
+    ended: list[int] = []
+
+    async def write(key: int, priority: int) -> None:
+        request = ask(ids, range(key, key + 1), 100, ignore_eos=True)
+        await engine.sample(replace(request, priority=priority))
+        ended.append(key)
+
+    async with asyncio.TaskGroup() as group:
+        for key in range(4 * AT_ONCE):
+            group.create_task(write(key, 5))
+        await asyncio.sleep(0.1)
+        group.create_task(write(1000, 0))
+    assert ended.index(1000) < 3 * AT_ONCE
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+async def test_a_cancelled_request_ends_in_the_engine(engine: Engine, streamed: bool) -> None:
+    """By the engine's own count of tokens: vLLM's metrics, also over HTTP."""
     ids = prompt(engine)
     received: list[int] = []
-    enough = asyncio.Event()
 
     def sink(index: int, new: object, text: str) -> None:
         received.extend(new)  # type: ignore[arg-type]
-        if len(received) >= 10:
-            enough.set()
 
     before = (await engine.counters())["new"]
     # So much that even a starved client is back before it is all decoded.
     request = ask(ids, range(48), 900, ignore_eos=True)
-    task = asyncio.create_task(engine.sample(request, sink))
-    await enough.wait()
+    task = asyncio.create_task(engine.sample(request, sink if streamed else None))
+    begun = (await engine.counters())["new"]
+    while begun < before + 10 or (streamed and len(received) < 10):
+        await asyncio.sleep(0.01)
+        begun = (await engine.counters())["new"]
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -210,7 +241,16 @@ async def test_a_cancelled_request_ends_in_the_engine(engine: Engine) -> None:
     assert len(received) <= settled - before < 48 * 900
 
 
+async def test_a_chain_ends_with_the_context(engine: Engine) -> None:
+    ids = prompt(engine)
+    long = (ids * engine.context_length)[: engine.context_length - 5]
+    (chain,) = (await engine.sample(ask(long, range(1), 100, ignore_eos=True))).completions
+    assert len(chain.ids) == 5 and chain.finish == "length"
+
+
 async def test_what_cannot_be_asked(engine: Engine) -> None:
+    with pytest.raises(ConfigError, match="max_tokens"):
+        await engine.sample(ask(prompt(engine), range(1), 0))
     with pytest.raises(PromptError, match="empty"):
         await engine.sample(ask((), range(1), 1))
     with pytest.raises(PromptError, match="outside"):

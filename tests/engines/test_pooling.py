@@ -29,15 +29,26 @@ TEXTS = (
 )
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def vllm_engine() -> AsyncIterator[Engine]:
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["vllm", "openai"])
+async def vllm_engine(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Engine]:
+    """In process, then as a server."""
     pytest.importorskip("vllm", reason="vLLM is not installed")
-    from reasoning.engines.vllm import VLLMEngine
+    if request.param == "vllm":
+        from reasoning.engines.vllm import VLLMEngine
 
-    engine = VLLMEngine("countdown-prm", dtype="float32", max_model_len=1024)
-    await engine.start()
-    yield engine
-    await engine.close()
+        async with VLLMEngine("countdown-prm", dtype="float32", max_model_len=1024) as started:
+            yield started
+        return
+    from reasoning.engines.openai import OpenAIEngine
+    from reasoning.engines.vllm.server import CPU_ARGUMENTS, serving
+
+    log = tmp_path_factory.mktemp("server") / "vllm.log"
+    settings = ("--dtype=float32", "--max-model-len=1024", *CPU_ARGUMENTS)
+    with serving("countdown-prm", *settings, log=log) as base_url:
+        async with OpenAIEngine("", base_url=base_url) as started:
+            yield started
 
 
 def reference(ids: list[int]) -> list[float]:
