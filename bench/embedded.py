@@ -1,14 +1,19 @@
-"""The embedded engine against vLLM and Transformers in process: the same requests, one run."""
+"""The embedded engine against vLLM and Transformers: the same requests in one run, fp32.
+
+All three decode with as many threads as there are cores but one (vLLM keeps one free). vLLM's
+worker runs in a process of its own, pinned to its cores.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import io
+import os
 import time
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
+from bench import bounds
 from bench.pairs import Measure, Sample, alternate, mean_rate, share
 from bench.report import Row, Table, shown
 from reasoning.engines import weights
@@ -16,10 +21,10 @@ from reasoning.engines.base import Engine, SampleRequest, Sampling, Stream
 from reasoning.errors import ReasoningError
 
 MODEL = "countdown-policy"
-TOKENS = 96
 CONCURRENCY = (1, 16, 128)
-# Lengths differ, as they do in reasoning: request i decodes this many tokens.
-LENGTHS = tuple(TOKENS // 4 + (37 * i) % (3 * TOKENS // 2) for i in range(256))
+# Lengths differ, as they do in reasoning: request i decodes this many tokens (24 to 167).
+LENGTHS = tuple(24 + (72 + 37 * i) % 144 for i in range(max(CONCURRENCY)))
+OURS, VLLM, TRANSFORMERS = "embedded", "vLLM", "Transformers"
 
 
 def prompts(engine: Engine, count: int, offset: int) -> list[tuple[int, ...]]:
@@ -47,97 +52,124 @@ def through(engine: Engine, count: int) -> Measure:
 
 
 class Transformers:
-    """`generate_batch` (continuous batching) where it runs, else static `generate`."""
+    """Its continuous batching (what `generate_batch` runs) where it works, else `generate`.
 
-    def __init__(self, engine: Engine) -> None:
-        import torch
-        from transformers import AutoModelForCausalLM
+    The KV cache is given a size: left alone it takes most of the memory, and a minute to fill it.
+    """
 
-        self._torch = torch
-        self._engine = engine
-        self.model: Any = AutoModelForCausalLM.from_pretrained(
-            weights.resolve(MODEL), dtype=torch.float32
-        ).eval()
-        self.how = "generate_batch"
-        self.why = ""
-        try:
-            self._batched(2)
-        except Exception as error:
-            self.how = "static generate"
-            self.why = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
-            self.model = AutoModelForCausalLM.from_pretrained(
-                weights.resolve(MODEL), dtype=torch.float32
-            ).eval()
+    def __init__(self, model: Any, manager: Any, why_static: str) -> None:
+        self._model, self._manager = model, manager
+        self.how = "continuous batching" if manager is not None else f"generate ({why_static})"
 
-    def measure(self, count: int) -> Measure:
+    def measure(self, engine: Engine, count: int) -> Measure:
+        rounds = 0
+
         async def measured() -> Sample:
+            nonlocal rounds
+            rounds += 1
+            ids = prompts(engine, count, rounds)
             began, cpu = time.perf_counter(), time.process_time()
-            made = self._batched if self.how == "generate_batch" else self._static
-            tokens = await asyncio.to_thread(made, count)
+            await asyncio.to_thread(self._static if self._manager is None else self._batched, ids)
             taken = time.perf_counter() - began, time.process_time() - cpu
-            return Sample(tokens, count, *taken)
+            return Sample(sum(LENGTHS[:count]), count, *taken)
 
         return measured
 
-    def _batched(self, count: int) -> int:
-        # It takes one length for all: the mean of what the others decode.
-        length = sum(LENGTHS[:count]) // count
-        ids = [list(i) for i in prompts(self._engine, count, 0)]
-        with contextlib.redirect_stdout(io.StringIO()):
-            made = self.model.generate_batch(inputs=ids, generation_config=self._settings(length))
-        tokens = sum(len(output.generated_tokens) for output in made.values())
-        if tokens < count * length // 2:
-            raise RuntimeError(f"it made {tokens} tokens of {count * length}")
-        return tokens
+    def _batched(self, ids: list[tuple[int, ...]]) -> None:
+        """Raises RuntimeError when not every chain comes back, or not whole."""
+        lengths = {
+            self._manager.add_request(list(prompt), max_new_tokens=length): length
+            for prompt, length in zip(ids, LENGTHS, strict=False)
+        }
+        while lengths:
+            result = self._manager.get_result(timeout=1)
+            if result is None and not self._manager.is_running():
+                raise RuntimeError("its generation thread ended")
+            if result is None or not result.is_finished():
+                continue
+            if len(result.generated_tokens) != lengths.pop(result.request_id):
+                raise RuntimeError(f"a chain is not whole ({result.error})")
 
-    def _static(self, count: int) -> int:
-        """All in one batch, until the longest is done; only what was asked for counts."""
-        torch = self._torch
-        ids = prompts(self._engine, count, 0)
+    def _static(self, ids: list[tuple[int, ...]]) -> None:
+        """All in one batch, until the longest is done."""
+        import torch
+
         width = max(map(len, ids))
         padded = torch.tensor([[0] * (width - len(i)) + list(i) for i in ids])
         mask = torch.tensor([[0] * (width - len(i)) + [1] * len(i) for i in ids])
+        settings = _settings(max(LENGTHS[: len(ids)]))
         with torch.inference_mode():
-            self.model.generate(
-                padded,
-                attention_mask=mask,
-                generation_config=self._settings(max(LENGTHS[:count])),
+            self._model.generate(padded, attention_mask=mask, generation_config=settings)
+
+
+@asynccontextmanager
+async def _transformers(engine: Engine) -> AsyncIterator[Transformers]:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    def load() -> Any:
+        folder = weights.resolve(MODEL)
+        return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+    async with AsyncExitStack() as stack:
+        try:
+            from transformers import ContinuousBatchingConfig
+
+            manager = stack.enter_context(
+                load().continuous_batching_context_manager(
+                    generation_config=_settings(max(LENGTHS)),
+                    continuous_batching_config=ContinuousBatchingConfig(
+                        num_blocks=1024,
+                        page_size=64,
+                        max_batch_tokens=4096,
+                        max_requests_per_batch=max(CONCURRENCY),
+                    ),
+                    timeout=30,
+                )
             )
-        return sum(LENGTHS[:count])
+            made = Transformers(None, manager, "")
+            await made.measure(engine, 2)()
+        except Exception as error:
+            said = " ".join(str(error).split())[:160]
+            made = Transformers(
+                load(), None, f"continuous batching: {type(error).__name__}: {said}"
+            )
+        yield made
 
-    def _settings(self, length: int) -> Any:
-        from transformers import GenerationConfig
 
-        return GenerationConfig(
-            max_new_tokens=length,
-            min_new_tokens=length,
-            do_sample=True,
-            temperature=1.0,
-            top_k=0,
-            pad_token_id=0,
-            eos_token_id=1,
-        )
+def _settings(length: int) -> Any:
+    from transformers import GenerationConfig
+
+    return GenerationConfig(
+        max_new_tokens=length,
+        min_new_tokens=length,
+        do_sample=True,
+        temperature=1.0,
+        top_k=0,
+        pad_token_id=0,
+        eos_token_id=-1,
+    )
 
 
 async def run(rounds: int, concurrency: tuple[int, ...] = CONCURRENCY) -> Table:
-    """fp32 everywhere. vLLM's worker runs in processes of its own, pinned to a core each."""
     from reasoning.engines.local import LocalEngine
     from reasoning.engines.vllm import VLLMEngine
 
+    threads = max(1, len(os.sched_getaffinity(0)) - 1)
     table = Table(
         "embedded",
-        f"The embedded engine, tokens/s on the same requests, {rounds} alternating rounds",
+        f"The embedded engine on the same requests as vLLM and Transformers, fp32, threads: "
+        f"{threads}, {rounds} alternating rounds",
         (
             "requests at once",
-            "embedded",
-            "vLLM",
-            "embedded / vLLM",
-            "Transformers",
-            "embedded / T.",
+            "engine",
+            "tokens/s",
+            "embedded / this [95 %]",
+            "ms/step",
+            "where the time goes",
         ),
     )
     async with AsyncExitStack() as stack:
-        local: Engine = await stack.enter_async_context(LocalEngine(MODEL, dtype="float32"))
         vllm: Engine | None = None
         try:
             vllm = await stack.enter_async_context(
@@ -145,24 +177,33 @@ async def run(rounds: int, concurrency: tuple[int, ...] = CONCURRENCY) -> Table:
             )
         except ReasoningError as error:
             table.notes.append(f"vLLM did not run here: {error}")
-        static = await asyncio.to_thread(Transformers, local)
-        table.notes.append(
-            f"Transformers: {static.how}" + (f" ({static.why})" if static.why else "")
+        local: Engine = await stack.enter_async_context(
+            LocalEngine(MODEL, dtype="float32", threads=threads)
         )
+        transformers = await stack.enter_async_context(_transformers(local))
+        table.notes.append(f"Transformers: {transformers.how}.")
         for many in concurrency:
             contenders: dict[str, Measure] = {
-                "embedded": through(local, many),
-                "transformers": static.measure(many),
+                OURS: through(local, many),
+                TRANSFORMERS: transformers.measure(local, many),
             }
             if vllm is not None:
-                contenders["vllm"] = through(vllm, many)
+                contenders[VLLM] = through(vllm, many)
             found = await alternate(contenders, rounds)
-            ours = found["embedded"]
-            cells = [f"{many:,}", f"{mean_rate(ours):,.0f}"]
-            for name in ("vllm", "transformers"):
-                other = found.get(name)
-                cells += (
-                    [f"{mean_rate(other):,.0f}", shown(share(ours, other))] if other else ["-", "-"]
-                )
-            table.add(Row(tuple(cells), dict(found)))
+            for name, samples in found.items():
+                if name == VLLM:
+                    busy = sum(s.cpu for s in samples) / sum(s.seconds for s in samples)
+                    where = f"front end, in this process {busy:.0%}; the rest is in its worker"
+                else:
+                    where = bounds.described(await bounds.profiled(contenders[name]))
+                table.add(_row(many, name, found, where))
     return table
+
+
+def _row(many: int, name: str, found: dict[str, list[Sample]], where: str) -> Row:
+    samples = found[name]
+    steps = max(LENGTHS[:many])  # all decode at once, until the longest is done
+    step = 1000 * sum(s.seconds for s in samples) / len(samples) / steps
+    ratio = "1" if name == OURS else shown(share(found[OURS], samples))
+    cells = (f"{many:,}", name, f"{mean_rate(samples):,.0f}", ratio, f"{step:.2f}", where)
+    return Row(cells, {"samples": samples})

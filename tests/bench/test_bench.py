@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from bench import bounds
 from bench.pairs import Sample, alternate, share
 from bench.report import Row, Table
 
@@ -30,6 +31,27 @@ def test_contenders_alternate_and_the_first_round_is_thrown_away() -> None:
     ratio = share(made["a"], made["b"])
     assert (ratio.low, ratio.value, ratio.high) == (0.5, 0.5, 0.5)
     assert made["a"][0].rate == 50 and made["a"][0].cpu_ms == 250
+
+
+def test_time_is_shared_out_once() -> None:
+    found = bounds.shares(
+        [
+            ("aten::linear", 1, 0, 30),  # calls the product within
+            ("aten::mm", 1, 5, 25),
+            ("aten::scaled_dot_product_attention", 1, 40, 60),
+            ("aten::_scaled_dot_product_flash_attention_for_cpu", 1, 42, 58),
+            ("aten::mul", 2, 60, 80),
+        ],
+        wall=100.0,
+    )
+    assert found == pytest.approx(
+        {
+            "matrix products": 0.2,
+            "attention": 0.2,
+            "other operations": 0.3,
+            "Python and waiting": 0.3,
+        }
+    )
 
 
 def test_a_table_goes_to_files_and_shows_its_notes(tmp_path: Path) -> None:
