@@ -125,6 +125,7 @@ class Countdown(Task):
             extract=countdown.extract_answer,
             canonical=countdown.canonical,
             step=self.step,
+            closing="answer ",
             meta={
                 "numbers": list(made.numbers),
                 "target": made.target,

@@ -33,6 +33,8 @@ class Problem:
     extract: the answer in a solution's text, or None.
     canonical: the form in which two answers are compared when votes are counted.
     step: the separator that ends a step in this task's solutions.
+    closing: the text that ends the thinking and opens the answer, where the task's solutions have
+    one of their own; None where that is the model family's tag (see `prompts.closing`).
     """
 
     id: str
@@ -43,6 +45,7 @@ class Problem:
     extract: Callable[[str], str | None] = field(default=lambda text: text.strip() or None)
     canonical: Callable[[str], str] = field(default=lambda answer: answer.strip())
     step: str = "\n\n"
+    closing: str | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

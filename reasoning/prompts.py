@@ -31,12 +31,28 @@ def render(problem: Problem, engine: Engine) -> tuple[int, ...]:
     return ids
 
 
+def think_tags(family: str) -> tuple[str, str] | None:
+    """The tags that open and close thinking in a model family; None where it has none."""
+    return next((tags for name, tags in THINK_TAGS.items() if family.startswith(name)), None)
+
+
+def closing(problem: Problem, engine: Engine) -> str | None:
+    """The text that ends the thinking of a solution and opens its answer; None if nothing does.
+
+    The task's own where it has one (a base model's plain format), else the model family's tag.
+    """
+    if problem.closing is not None:
+        return problem.closing
+    tags = think_tags(str((engine.model_config() or {}).get("model_type", "")))
+    return None if tags is None else tags[1]
+
+
 def split_thinking(text: str, family: str) -> tuple[str, str]:
     """(thinking, answer) of a solution text, by the tags of a model family.
 
     A text that never closes its thinking is all thinking; one without tags is all answer.
     """
-    tags = next((t for name, t in THINK_TAGS.items() if family.startswith(name)), None)
+    tags = think_tags(family)
     if tags is None:
         return "", text
     opening, closing = tags

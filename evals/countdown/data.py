@@ -19,7 +19,7 @@ from reasoning.evals.countdown.solver import values
 from reasoning.evals.countdown.traces import prompt, write
 
 # How often each count of numbers appears, of 100.
-MIXTURE = {3: 15, 4: 75, 5: 10}
+MIXTURE = {3: 12, 4: 82, 5: 6}
 TARGETS_A_DRAW = 4  # problems made of one draw of numbers: the solver's walk is shared
 MAX_TRACE = 900  # characters; longer traces are dropped
 
@@ -41,8 +41,8 @@ def sampled(
 class Manner:
     """How traces search: insight and patience vary from trace to trace within these bounds."""
 
-    insight: tuple[float, float] = (0.5, 0.95)
-    patience: tuple[int, int] = (1, 4)
+    insight: tuple[float, float] = (0.6, 0.95)
+    patience: tuple[int, int] = (2, 6)
 
 
 def traces(

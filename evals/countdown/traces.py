@@ -59,9 +59,10 @@ def follows(before: Numbers, line: Line, visited: list[Numbers]) -> bool:
 def write(problem: CountdownProblem, rng: random.Random, *, insight: float, patience: int) -> str:
     """A search trace that ends with the answer.
 
-    insight: chance that a move is drawn among those that keep the target in reach; otherwise it
-    is drawn by closeness to the target. patience: dead ends after which every move is insightful,
-    which bounds the length.
+    insight: chance that a move is drawn among those that keep the target in reach; otherwise
+    among all. Either way moves whose result is close to the target, or divides it, are likelier:
+    a small model learns arithmetic on small numbers long before that on large products.
+    patience: dead ends after which every move is insightful, which bounds the length.
     """
     lines: list[str] = []
     terms = [(n, str(n)) for n in problem.numbers]
@@ -89,7 +90,7 @@ def write(problem: CountdownProblem, rng: random.Random, *, insight: float, pati
             if sure or rng.random() < insight
             else []
         )
-        a, op, b, result, left = rng.choice(good) if good else _closest(options, problem, rng)
+        a, op, b, result, left = _closest(good or options, problem, rng)
         tried.add((state, left))
         terms = combine(terms, a, op, b, result)
         path.append(terms)
@@ -118,8 +119,8 @@ def _closest(
     """A move by closeness: results near the target, or that divide it, are likelier."""
 
     def weight(result: int) -> float:
-        near = 1.0 / (1.0 + abs(result - problem.target) / 10)
+        near = 1.0 / (1.0 + (abs(result - problem.target) / 20) ** 2)
         divides = 0.5 if result > 1 and problem.target % result == 0 else 0.0
-        return 0.05 + near + divides
+        return 0.01 + near + divides
 
     return rng.choices(options, [weight(option[3]) for option in options])[0]
