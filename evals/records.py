@@ -43,6 +43,7 @@ def record(
         "grade": "failed" if failed else str(grade.outcome),
         "reason": solution.error if failed else grade.reason,
         "usage": solution.usage.sparse(),
+        "roles": {role: usage.sparse() for role, usage in solution.roles.items()},
         "seconds": round(solution.seconds, 4),
     }
 

@@ -44,6 +44,7 @@ class Record(BaseModel):
     replicate: int = 0
     grade: str
     usage: dict[str, float] = {}
+    roles: dict[str, dict[str, float]] = {}
     seconds: float = 0.0
 
 
@@ -97,7 +98,7 @@ def rows(
 
     baseline: label, or start of the configuration hash, of the row that others are compared
     with; where it was run under several budgets, the one of the same budget.
-    costs: "seconds" and fields of Usage. Expected is every (question, replicate) that any
+    costs: "seconds", fields of Usage, and those of one role ("draft.tokens"). Expected is every (question, replicate) that any
     configuration of the same run and split has a record of.
     Raises DataError for a malformed record, ConfigError for a baseline that is not there.
     """
@@ -226,7 +227,11 @@ def _means(records: list[Record], value: Any) -> dict[str, float]:
 
 
 def _cost(record: Record, name: str) -> float:
-    return record.seconds if name == "seconds" else float(record.usage.get(name, 0.0))
+    if name == "seconds":
+        return record.seconds
+    role, _, unit = name.rpartition(".")
+    usage = record.roles.get(role, {}) if role else record.usage
+    return float(usage.get(unit, 0.0))
 
 
 def _interval(scores: list[float], replicates: int, seed: int) -> Estimate:

@@ -42,8 +42,10 @@ def solve(
         str | None, typer.Option(help="policy model, engine/model; default: the shipped one")
     ] = None,
     base_url: Annotated[str | None, typer.Option(help="of an openai/ model")] = None,
-    tokens: Annotated[int | None, typer.Option(help="budget: new tokens")] = None,
-    seconds: Annotated[float | None, typer.Option(help="budget: seconds")] = None,
+    tokens: Annotated[
+        int | None, typer.Option("--budget", "--tokens", help="new tokens, all chains together")
+    ] = None,
+    seconds: Annotated[float | None, typer.Option(help="a deadline")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="cap for one chain")] = None,
     temperature: Annotated[float, typer.Option(help="0 is greedy")] = 1.0,
     seed: int = 0,

@@ -1,8 +1,8 @@
-"""Rollouts of a policy, labelled line by line: what a process reward model learns from.
+"""Rollouts of a policy, judged line by line: what a process reward model learns from.
 
-Two labels a line. `outcome`: the share of this problem's rollouts that ended right, from here (one
-Monte-Carlo sample: whether this one did). `reachable`: whether the target can still be made from
-the line's state, which the exact solver knows; a line that is not true arithmetic is worth 0.
+A line is judged by the exact solver: how many numbers are left, and which share of the moves from
+there keeps the target within reach. A line that is not true arithmetic is worth 0, and so is all
+that builds on it.
 """
 
 from __future__ import annotations
@@ -14,21 +14,30 @@ from dataclasses import dataclass
 from reasoning.engines.base import Engine, SampleRequest, Sampling, Stream
 from reasoning.evals.countdown.check import check, extract_answer
 from reasoning.evals.countdown.problems import CountdownProblem
-from reasoning.evals.countdown.solver import Numbers, reachable
+from reasoning.evals.countdown.solver import Numbers, moves, reachable
 from reasoning.evals.countdown.traces import follows, parse_line, prompt
 from reasoning.randomness import key
 
 
 @dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the solver says of a line. left: numbers left (0: this is the answer line). worth: share
+    of the moves that keep the target in reach (1 or 0 where one number is left, or none)."""
+
+    left: int
+    worth: float
+
+
+@dataclass(frozen=True, slots=True)
 class Rollout:
-    """One sample. lines: for each line of the text, whether the target stayed reachable."""
+    """One sample. verdicts: one for each line of the text."""
 
     problem: CountdownProblem
     prompt_ids: tuple[int, ...]
     ids: tuple[int, ...]
     text: str
     right: bool
-    reachable: tuple[bool, ...]
+    verdicts: tuple[Verdict, ...]
 
 
 async def roll(
@@ -60,8 +69,8 @@ def right(problem: CountdownProblem, text: str) -> bool:
     return answer is not None and check(answer, problem.numbers, problem.target)
 
 
-def judged(problem: CountdownProblem, text: str) -> tuple[bool, ...]:
-    """For each line: is it true, and is the target still within reach after it?"""
+def judged(problem: CountdownProblem, text: str) -> tuple[Verdict, ...]:
+    """A verdict on each line."""
     state: Numbers = problem.numbers
     visited: list[Numbers] = [state]
     sound = True
@@ -69,15 +78,24 @@ def judged(problem: CountdownProblem, text: str) -> tuple[bool, ...]:
     for text_line in text.splitlines():
         line = parse_line(text_line)
         if line is None:
-            verdicts.append(right(problem, text_line + "\n"))
+            verdicts.append(Verdict(0, float(right(problem, text_line + "\n"))))
             continue
         # A return mends a wrong line: what counts is the state it goes back to.
         sound = follows(state, line, visited) and (sound or line.operation is None)
         state = line.state
         if sound:
             visited.append(state)
-        verdicts.append(sound and len(state) <= 6 and reachable(state, problem.target))
+        known = sound and len(state) <= 6
+        verdicts.append(Verdict(len(state), worth(state, problem.target) if known else 0.0))
     return tuple(verdicts)
+
+
+def worth(state: Numbers, target: int) -> float:
+    """Share of the moves from a state that keep the target within reach."""
+    if len(state) == 1:
+        return float(state[0] == target)
+    kept = [reachable(left, target) for *_, left in moves(state)]
+    return sum(kept) / len(kept)
 
 
 def pass_at(rollouts: Iterable[Rollout], ks: Iterable[int]) -> dict[int, float]:

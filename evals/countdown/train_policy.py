@@ -3,7 +3,8 @@
     python -m reasoning.evals.countdown.train_policy --size policy --minutes 45 --out FOLDER
 
 Loss on the trace only, AdamW, linear warm-up and cosine over the given minutes, batches bucketed
-by length, bf16 autocast where the processor computes in bf16. Stops after the minutes; resumes from FOLDER/checkpoint.pt.
+by length, bf16 autocast where the processor computes in bf16. Stops after the minutes; resumes
+from FOLDER/checkpoint.pt.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def config(size: str) -> Qwen3Config:
 
 
 def computes_in_bf16(device: str) -> bool:
-    """Whether bf16 is fast here; a processor without it is ten times slower in bf16 than in fp32."""
+    """Whether bf16 is fast here; a processor without it takes ten times longer than in fp32."""
     return device == "cuda" or bool(torch.cpu._is_avx512_bf16_supported())
 
 

@@ -3,20 +3,24 @@
     python -m reasoning.evals.countdown.train_prm --policy local/countdown-policy --out FOLDER
 
 It starts from the policy's weights; a linear head reads each newline that ends a line. The target
-of a line mixes the rollout's outcome (what the policy makes of this prefix) with whether the exact
-solver still reaches the goal from it (what could be made); on the answer line both are the check.
-AUROC by depth is measured on rollouts of the calibrate split.
+of a line is the chance that the policy still ends right from there. One rollout is a poor estimate
+of it, so chances are averaged over all rollouts whose line the exact solver judges alike
+(`Chances`: numbers left, share of moves that keep the target in reach); on the answer line the
+target is the check. Traces of the generator, labelled by the same averages, are added to the
+rollouts: they cost no sampling. AUROC by depth is measured on rollouts of the calibrate split.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import bisect
 import math
 import platform
 import random
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -24,35 +28,74 @@ from torch.nn import functional as F
 from transformers import Qwen3ForTokenClassification
 
 from reasoning.engines import weights
-from reasoning.evals.countdown import manifest, tokenizer
-from reasoning.evals.countdown.problems import Split, problems
-from reasoning.evals.countdown.rollouts import Rollout, roll
-from reasoning.evals.countdown.train_policy import ATTENTION
+from reasoning.evals.countdown import data, manifest, tokenizer
+from reasoning.evals.countdown.problems import CountdownProblem, Split, problems
+from reasoning.evals.countdown.rollouts import Rollout, Verdict, judged, roll
+from reasoning.evals.countdown.train_policy import ATTENTION, computes_in_bf16, encode
 from reasoning.solver import engine
 
 NEWLINE = 2 + tokenizer.CHARACTERS.index("\n")
-# How much of a line's target is the outcome; the rest is reachability.
-OUTCOME_SHARE = 0.5
 Example = tuple[list[int], list[tuple[int, float, bool]]]  # ids; (position, target, right)
+# Where the bins of a verdict's worth end: none, few, some, many of the moves are good.
+WORTHS = (0.0, 0.05, 0.15, 0.4, 1.0)
+# Weight of the answer line, where selection happens; the others weigh 1.
+ANSWER_WEIGHT = 2.0
 
 
-def example(rollout: Rollout) -> Example | None:
+class Chances:
+    """The policy's chance to end right, by what the solver says of a line."""
+
+    def __init__(self, rollouts: Iterable[Rollout]) -> None:
+        self._right: dict[tuple[int, int], int] = {}
+        self._seen: dict[tuple[int, int], int] = {}
+        for rollout in rollouts:
+            for verdict in rollout.verdicts:
+                place = self._place(verdict)
+                self._seen[place] = self._seen.get(place, 0) + 1
+                self._right[place] = self._right.get(place, 0) + rollout.right
+
+    def of(self, verdict: Verdict) -> float:
+        """The check itself on an answer line; else the average, 0 where nothing alike was seen."""
+        if verdict.left == 0:
+            return verdict.worth
+        place = self._place(verdict)
+        return self._right.get(place, 0) / self._seen.get(place, 1)
+
+    def table(self) -> dict[str, float]:
+        """For the manifest: chances by "numbers left/worth bin"."""
+        places = sorted(self._seen)
+        return {f"{n}/{w}": round(self._right[n, w] / self._seen[n, w], 4) for n, w in places}
+
+    @staticmethod
+    def _place(verdict: Verdict) -> tuple[int, int]:
+        return verdict.left, bisect.bisect_left(WORTHS, verdict.worth)
+
+
+def example(rollout: Rollout, chances: Chances) -> Example | None:
     """Positions of line ends in the whole sequence, with their targets."""
     start = len(rollout.prompt_ids)
     ends = [start + i for i, token in enumerate(rollout.ids) if token == NEWLINE]
     if not ends:
         return None
-    lines = rollout.text.splitlines()
-    marks = []
-    for number, end in enumerate(ends[: len(rollout.reachable)]):
-        if lines[number].startswith("answer"):
-            target = float(rollout.right)
-        else:
-            target = (
-                OUTCOME_SHARE * rollout.right + (1 - OUTCOME_SHARE) * (rollout.reachable[number])
-            )
-        marks.append((end, target, rollout.right))
+    # A rollout that was cut off may end in half a line, which has a verdict but no end.
+    marks = [
+        (end, chances.of(verdict), rollout.right)
+        for end, verdict in zip(ends, rollout.verdicts, strict=False)
+    ]
     return [*rollout.prompt_ids, *rollout.ids], marks
+
+
+def generated(count: int, seed: int) -> list[Rollout]:
+    """Traces of the generator as rollouts, with little insight: many dead ends to learn from."""
+    manner = data.Manner(insight=(0.0, 0.9), patience=(1, 6))
+    made = []
+    for question, text in data.traces("train", count, f"prm/{seed}", data.MIXTURE, manner):
+        numbers, _, target = question.partition(" = ")
+        problem = CountdownProblem(tuple(map(int, numbers.split())), int(target))
+        (ids, start), *_ = encode([(question, text)])
+        verdicts = judged(problem, text)
+        made.append(Rollout(problem, tuple(ids[:start]), tuple(ids[start:]), text, True, verdicts))
+    return made
 
 
 def auroc(scores: list[float], labels: list[bool]) -> float:
@@ -92,20 +135,19 @@ def batches(examples: list[Example], rng: random.Random, size: int) -> list[list
 def forward(
     model: Qwen3ForTokenClassification, group: list[Example]
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Logits, targets and weights of the group's line ends (a rollout's lines weigh 1 in all)."""
+    """Logits, targets and weights of the group's line ends."""
     width = max(len(ids) for ids, _ in group)
     padded = torch.zeros(len(group), width, dtype=torch.long)
     for row, (ids, _) in enumerate(group):
         padded[row, : len(ids)] = torch.tensor(ids)
     device = next(model.parameters()).device
-    with torch.autocast(device.type, torch.bfloat16):
+    with torch.autocast(device.type, torch.bfloat16, enabled=computes_in_bf16(device.type)):
         logits = model(input_ids=padded.to(device)).logits[..., 0].float()
     places = [(r, p) for r, (_, marks) in enumerate(group) for p, _, _ in marks]
     rows, columns = (torch.tensor(axis, device=device) for axis in zip(*places, strict=True))
     targets = torch.tensor([t for _, marks in group for _, t, _ in marks], device=device)
-    # The answer line is where selection happens: it weighs as much as all lines before it.
     shares = [
-        1.0 if i == len(marks) - 1 else 1.0 / max(1, len(marks) - 1)
+        ANSWER_WEIGHT if i == len(marks) - 1 else 1.0
         for _, marks in group
         for i in range(len(marks))
     ]
@@ -118,6 +160,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--problems", type=int, default=2400)
     parser.add_argument("--samples", type=int, default=12)
+    parser.add_argument("--traces", type=int, default=16_000, help="of the generator, added")
     parser.add_argument("--minutes", type=float, default=12)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -133,13 +176,16 @@ def main() -> None:
     )
     folder = weights.resolve(args.policy.partition("/")[2])
     print(f"{len(rolled)} rollouts after {(time.monotonic() - began) / 60:.1f} min", flush=True)
-    examples = [e for r in rolled if (e := example(r)) is not None]
+    chances = Chances(rolled)
+    print(chances.table(), flush=True)
+    rolled += generated(args.traces, args.seed)
+    examples = [e for r in rolled if (e := example(r, chances)) is not None]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = Qwen3ForTokenClassification.from_pretrained(
         folder, num_labels=1, dtype=torch.float32, attn_implementation=ATTENTION[device]
     ).to(device)
     train(model, examples, args.minutes, args.seed)
-    measured = measure(model, [e for r in held if (e := example(r)) is not None])
+    measured = measure(model, [e for r in held if (e := example(r, chances)) is not None])
     print(measured, flush=True)
     args.out.mkdir(parents=True, exist_ok=True)
     model.to("cpu", torch.bfloat16).save_pretrained(str(args.out))
@@ -152,6 +198,7 @@ def main() -> None:
         minutes=(time.monotonic() - began) / 60,
         hardware=f"{platform.machine()}, {torch.get_num_threads()} threads",
         measured=measured,
+        chances=chances.table(),
         policy_sha256=manifest.weights_hash(folder),
     )
 

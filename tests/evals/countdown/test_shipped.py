@@ -10,10 +10,10 @@ import pytest
 from reasoning.engines import weights
 from reasoning.evals.countdown import manifest, tokenizer
 from reasoning.evals.countdown.problems import problems
-from reasoning.evals.countdown.rollouts import judged, pass_at, right, roll
+from reasoning.evals.countdown.rollouts import Verdict, judged, pass_at, right, roll
 from reasoning.evals.countdown.solver import reachable
 from reasoning.evals.countdown.traces import parse_line, prompt, write
-from reasoning.evals.countdown.train_prm import auroc, example
+from reasoning.evals.countdown.train_prm import Chances, auroc, example
 
 SHIPPED = sorted(folder.name for folder in weights.SHIPPED.iterdir() if folder.is_dir())
 
@@ -70,14 +70,15 @@ def test_lines_are_judged_by_the_solver() -> None:
     for problem in itertools.islice(problems("dev", 30, 4), 30):
         text = write(problem, rng, insight=0.5, patience=2)
         verdicts = judged(problem, text)
-        assert len(verdicts) == len(text.splitlines()) and verdicts[-1]
+        assert len(verdicts) == len(text.splitlines()) and verdicts[-1] == Verdict(0, 1.0)
         for line, verdict in zip(text.splitlines()[:-1], verdicts, strict=False):
             parsed = parse_line(line)
-            assert parsed is not None and verdict == reachable(parsed.state, problem.target)
+            assert parsed is not None and verdict.left == len(parsed.state)
+            assert (verdict.worth > 0) == reachable(parsed.state, problem.target)
         # A line of false arithmetic, and all that builds on it, is worth nothing.
         numbers = problem.numbers
         false = f"{numbers[0]}+{numbers[1]}={numbers[0] + numbers[1] + 1} : 1 2 3\n1+2=3 : 3 3\n"
-        assert judged(problem, false) == (False, False)
+        assert judged(problem, false) == (Verdict(3, 0.0), Verdict(2, 0.0))
 
 
 def test_auroc_by_ranks() -> None:
@@ -93,7 +94,7 @@ async def test_the_reward_knows_a_right_answer_line() -> None:
     chosen = list(problems("calibrate", 24, 4))
     async with LocalEngine("countdown-policy") as engine:
         rollouts = await roll(engine, chosen, 8, max_tokens=640, seed=5)
-    made = [(r, e) for r in rollouts if (e := example(r)) is not None]
+    made = [(r, e) for r in rollouts if (e := example(r, Chances([]))) is not None]
     async with LocalEngine("countdown-prm") as engine:
         replies = await asyncio.gather(*(engine.pool(e[0], [e[1][-1][0]]) for _, e in made))
     area = auroc([reply.values[0] for reply in replies], [r.right for r, _ in made])
