@@ -98,7 +98,8 @@ def rows(
 
     baseline: label, or start of the configuration hash, of the row that others are compared
     with; where it was run under several budgets, the one of the same budget.
-    costs: "seconds", fields of Usage, and those of one role ("draft.tokens"). Expected is every (question, replicate) that any
+    costs: "seconds", fields of Usage, "committed" tokens (neither discarded nor probe), and any
+    but seconds of one role ("draft.tokens"). Expected is every (question, replicate) that any
     configuration of the same run and split has a record of.
     Raises DataError for a malformed record, ConfigError for a baseline that is not there.
     """
@@ -231,6 +232,8 @@ def _cost(record: Record, name: str) -> float:
         return record.seconds
     role, _, unit = name.rpartition(".")
     usage = record.roles.get(role, {}) if role else record.usage
+    if unit == "committed":
+        return usage.get("tokens", 0.0) - usage.get("discarded", 0.0) - usage.get("probe", 0.0)
     return float(usage.get(unit, 0.0))
 
 

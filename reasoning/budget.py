@@ -71,6 +71,10 @@ class Usage:
     verifier_prefill, verifier_cached: their prompt tokens. abandoned: tokens decoded by an engine
     after a cancellation and never received (not in `tokens`). reused: how many of `tokens` came
     from the reply store instead of an engine. asks: requests sent or reused.
+
+    Parts of `tokens` that no chain keeps: discarded, of steps that were written and rejected;
+    probe, of trial answers, and the one token that servers decode to score or choose. Of prefill
+    and cached, scored is what was read to score or choose.
     """
 
     tokens: int = 0
@@ -82,6 +86,9 @@ class Usage:
     abandoned: int = 0
     reused: int = 0
     asks: int = 0
+    discarded: int = 0
+    probe: int = 0
+    scored: int = 0
     flops: float = 0.0
     eflops: float = 0.0
     money: float = 0.0

@@ -111,7 +111,7 @@ class Context(Branch):
         async def ask() -> tuple[Any, Usage]:
             reply = await engine.score(prefix.all_ids, ids, top)
             values = [[s.logprob, list(s.top.items())] for s in reply.scores]
-            return values, pricing.decoded(self.bindings.cost(role), size, reply.usage)
+            return values, pricing.read(self.bindings.cost(role), size, reply.usage)
 
         what = {"prefix": digest(prefix.all_ids), "ids": list(ids), "top": top}
         values = await self._ask("score", role, what, self._one_pass(role, size), ask)
@@ -125,7 +125,7 @@ class Context(Branch):
 
         async def ask() -> tuple[Any, Usage]:
             reply = await engine.choose(prefix.all_ids, options)
-            cost = pricing.decoded(self.bindings.cost(role), size, reply.usage)
+            cost = pricing.read(self.bindings.cost(role), size, reply.usage)
             return list(reply.probabilities), cost
 
         what = {"prefix": digest(prefix.all_ids), "options": list(options)}
@@ -158,6 +158,10 @@ class Context(Branch):
         worst = sum((pricing.verified(cost, s, EngineUsage(prefill=s)) for s in sizes), Usage())
         values = await self._ask("rate", role, what, worst, ask, engine)
         return [Rating(tuple(scores)) for scores in values]
+
+    def book(self, role: str, *, discarded: int = 0, probe: int = 0) -> None:
+        """Say what decoded tokens were for, which are charged already: see Usage."""
+        self.ledger.charge(role, Usage(discarded=discarded, probe=probe))
 
     async def note(self, name: str, read: Callable[[], T]) -> T:
         """A value (JSON) that depends on time or on the outside: read once and journaled."""

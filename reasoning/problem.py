@@ -70,6 +70,7 @@ class Solution:
 
     answer: None when no solution text held one. text: the solution it was taken from.
     status: see `Status`; anything but "ok" and "failed" is a best answer so far.
+    roles: the usage of each role; `usage` is their sum.
     """
 
     problem: str
@@ -81,3 +82,4 @@ class Solution:
     seconds: float = 0.0
     error: str | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
+    roles: Mapping[str, Usage] = field(default_factory=dict)

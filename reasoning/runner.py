@@ -119,6 +119,7 @@ class Runner:
             seconds=loop.time() - began,
             error=error,
             meta=outcome.meta,
+            roles=dict(ctx.ledger.by_role),
         )
 
     async def solve_all(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from reasoning.budget import Usage
 from reasoning.costs.kinetics import CostModel
 from reasoning.engines.base import EngineUsage
@@ -35,6 +37,12 @@ def decoded(cost: CostModel, context: int, work: EngineUsage, *, shared: bool = 
         eflops=cost.eflops(context, work.new, work.prefill, shared=context if shared else 0),
         money=cost.money(work.new, work.prefill, work.cached),
     )
+
+
+def read(cost: CostModel, context: int, work: EngineUsage) -> Usage:
+    """The cost of scoring or choosing at the end of `context` tokens."""
+    usage = decoded(cost, context, work)
+    return replace(usage, probe=work.new, scored=work.prefill + work.cached)
 
 
 def verified(cost: CostModel, context: int, work: EngineUsage) -> Usage:
