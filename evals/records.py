@@ -32,6 +32,7 @@ def record(
         "label": configuration.label,
         "strategy": configuration.describe()["strategy"]["name"],
         "settings": configuration.describe()["strategy"],
+        "chain_policy": configuration.describe()["chain_policy"],
         "budget": str(configuration.budget),
         "oracle": configuration.oracle,
         "task": problem.task,

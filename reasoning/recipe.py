@@ -81,14 +81,17 @@ class Price(_Part):
 
 
 class Recipe(_Part):
-    """An experiment: every strategy times every budget times every seed on a task's problems."""
+    """An experiment: every strategy times every chain policy, budget and seed on a task's problems.
+
+    chain_policy: one, or a list of them. Lists among a policy's own settings are settings.
+    """
 
     name: str = Field(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._-]*$")
     task: Spec
     models: dict[str, Spec] = Field(min_length=1)
     verifiers: dict[str, Spec] = {}
     sampling: SamplingSpec = SamplingSpec()
-    chain_policy: Spec = "plain"
+    chain_policy: Spec | list[Spec] = "plain"
     strategies: list[Spec] = Field(min_length=1)
     budgets: list[BudgetSpec] = Field(default=[BudgetSpec()], min_length=1)
     seeds: list[int] = Field(default=[0], min_length=1)
@@ -141,17 +144,23 @@ class Recipe(_Part):
         return self.task.get("count") if isinstance(self.task, dict) else None
 
     def configurations(self) -> list[Configuration]:
-        """Every strategy under every budget, checked; replicates come from `seeds`.
+        """Every strategy with every chain policy and budget, checked; replicates are `seeds`.
 
         Engines are made (not loaded) once and shared by all configurations.
         """
         engines = {role: engine(spec) for role, spec in self.models.items()}
         checked = {role: verifier(spec) for role, spec in self.verifiers.items()}
-        policy = build(chain_policies, self.chain_policy)
+        written = self.chain_policy if isinstance(self.chain_policy, list) else [self.chain_policy]
+        if not written:
+            raise ConfigError("`chain_policy` is an empty list; leave it out for plain decoding")
+        policies = [(policy, build(chain_policies, policy)) for policy in written]
         costs = self._costs(engines)
         found = []
-        for spec, budget in itertools.product(self.expanded(), self.budgets):
+        for spec, (how, policy), budget in itertools.product(
+            self.expanded(), policies, self.budgets
+        ):
             strategy = build(strategies, spec)
+            label = _label(spec, name_of(strategy))
             configuration = Configuration(
                 strategy=strategy,
                 policy=policy,
@@ -161,7 +170,7 @@ class Recipe(_Part):
                 max_tokens=self.sampling.max_tokens,
                 budget=budget.budget(),
                 costs=costs,
-                label=_label(spec, name_of(strategy)),
+                label=label if how == "plain" else f"{label} + {_label(how, name_of(policy))}",
             )
             configuration.check()
             found.append(configuration)
