@@ -68,9 +68,11 @@ class Usage:
 
     tokens: new tokens decoded by generating roles. prefill, cached: their prompt tokens,
     computed and read from a prefix cache. verifier_passes: sequences scored;
-    verifier_prefill, verifier_cached: their prompt tokens. abandoned: tokens decoded by an engine
-    after a cancellation and never received (not in `tokens`). reused: how many of `tokens` came
-    from the reply store instead of an engine. asks: requests sent or reused.
+    verifier_prefill, verifier_cached: their prompt tokens; verifier_tokens: what verifiers
+    decoded, in `tokens` only where it is text they wrote. abandoned: tokens decoded by an engine
+    after a cancellation and never received (not in `tokens`). reused, verifier_reused: how many of
+    `tokens` and of `verifier_passes` came from the reply store instead of an engine. asks:
+    requests sent or reused.
 
     Parts of `tokens` that no chain keeps: discarded, of steps that were written and rejected;
     probe, of trial answers, and the one token that servers decode to score or choose. Of prefill
@@ -83,6 +85,8 @@ class Usage:
     verifier_passes: int = 0
     verifier_prefill: int = 0
     verifier_cached: int = 0
+    verifier_tokens: int = 0
+    verifier_reused: int = 0
     abandoned: int = 0
     reused: int = 0
     asks: int = 0

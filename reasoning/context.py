@@ -15,11 +15,12 @@ from reasoning.budget import Budget, Usage
 from reasoning.chain import Chain
 from reasoning.costs import pricing
 from reasoning.draw import Draw
-from reasoning.engines.base import Engine, EngineUsage, Sampling, TokenLogprob
-from reasoning.errors import CapabilityError, ConfigError, EngineReplyError
+from reasoning.engines.base import Engine, Sampling, TokenLogprob
+from reasoning.errors import CapabilityError, ConfigError, RatingFailed
 from reasoning.journal import digest
 from reasoning.prompts import render
 from reasoning.race import Race
+from reasoning.ratings import Rate
 from reasoning.strategy import Outcome, Rating, Until
 from reasoning.streaming import TokenStream
 
@@ -134,29 +135,15 @@ class Context(Branch):
     async def rate(self, chains: Sequence[Chain], *, role: str = "verifier") -> list[Rating]:
         """Step rewards of each chain by the verifier in `role`. One verifier pass a chain.
 
-        Raises BudgetExhausted when the passes of all of them do not fit.
+        Raises BudgetExhausted when the passes of all of them do not fit, RatingFailed when some of
+        the chains could not be rated; what the others cost is charged.
         """
-        verifier, engine = self.bindings.verifier(role)
-        cost = self.bindings.cost(role)
         if not chains:
+            self.bindings.verifier(role)  # an unknown role is an error all the same
             return []
-        sizes = [len(chain.all_ids) for chain in chains]
-
-        async def ask() -> tuple[Any, Usage]:
-            ratings = await verifier.rate(self.problem, chains, engine)
-            if len(ratings) != len(chains):
-                raise EngineReplyError(
-                    f"verifier in role {role!r} rated {len(ratings)} of {len(chains)} chains"
-                )
-            spent = (
-                pricing.verified(cost, size, rating.usage)
-                for size, rating in zip(sizes, ratings, strict=True)
-            )
-            return [list(rating.scores) for rating in ratings], sum(spent, Usage())
-
+        rate = Rate(self, chains, role)
         what = {"chains": [digest(chain.all_ids) for chain in chains]}
-        worst = sum((pricing.verified(cost, s, EngineUsage(prefill=s)) for s in sizes), Usage())
-        values = await self._ask("rate", role, what, worst, ask, engine)
+        values = await self._ask("rate", role, what, rate.worst(), rate.run, rate.engine)
         return [Rating(tuple(scores)) for scores in values]
 
     def book(self, role: str, *, discarded: int = 0, probe: int = 0) -> None:
@@ -232,6 +219,9 @@ class Context(Branch):
                 value, usage = await self.session.call(
                     engine or self.bindings.engines.get(role), self.deadline, ask
                 )
+            except RatingFailed as failed:
+                lease.settle(failed.spent or Usage())
+                raise
             except BaseException:
                 lease.settle(Usage())
                 raise

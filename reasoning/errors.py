@@ -68,6 +68,19 @@ class EngineReplyError(EngineError):
     """The engine answered something that cannot be right: too few choices, malformed JSON."""
 
 
+class RatingFailed(EngineReplyError):
+    """Some chains of a batch could not be rated; the message names the first one.
+
+    ratings: those of the others, None where one failed; they are charged and kept.
+    spent: what they cost, as the context booked it.
+    """
+
+    def __init__(self, message: str, ratings: list[Any]) -> None:
+        super().__init__(message)
+        self.ratings = ratings
+        self.spent: Any = None
+
+
 class Stopped(ReasoningError):
     """Raised inside a strategy when it may ask no more; the runner turns it into a Solution.
 

@@ -7,14 +7,14 @@ All three are pydantic models: their fields are their settings, checked when a r
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from reasoning.chain import Chain
-from reasoning.engines.base import Engine, EngineUsage
+from reasoning.engines.base import Engine, EngineUsage, Sampling
 from reasoning.problem import Problem
 
 if TYPE_CHECKING:
@@ -69,6 +69,17 @@ class ChainPolicy(Settings, abc.ABC):
         """Model roles it uses besides `policy`."""
         return ()
 
+    def verifier_roles(self) -> tuple[str, ...]:
+        """Roles in which it, as set, asks a verifier."""
+        return ()
+
+    def check(self, engines: Mapping[str, Engine], sampling: Sampling, *, started: bool) -> None:
+        """Raise ConfigError for what would go wrong later with these engines, by role.
+
+        Called when a recipe is read, and again with `started` once the engines are: what they can
+        do, and their tokenizers, are certain only then.
+        """
+
     @abc.abstractmethod
     async def write(self, ctx: Context, prefix: Chain, n: int, until: Until) -> list[Chain]:
         """n continuations of `prefix`, each up to the end of a step or to the answer.
@@ -78,21 +89,63 @@ class ChainPolicy(Settings, abc.ABC):
 
 
 @dataclass(frozen=True, slots=True)
+class Reading:
+    """One engine request of a rating. size: tokens of its prompt. work: what it cost.
+
+    wrote: its new tokens are text that was asked for, and count in the dial `tokens`; else they
+    are the one token that some servers decode to answer, and count in `verifier_tokens`.
+    """
+
+    size: int
+    work: EngineUsage
+    wrote: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Rating:
-    """scores: one in [0, 1] for each step of a chain (or one for the whole). usage: its cost."""
+    """scores: one in [0, 1] for each step of a chain (or one for the whole). usage: its cost.
+
+    readings: its engine requests; () where there was one at most, whose prompt was the chain.
+    """
 
     scores: tuple[float, ...]
     usage: EngineUsage = field(default_factory=EngineUsage)
+    readings: tuple[Reading, ...] = ()
+
+    @classmethod
+    def of(cls, scores: Sequence[float], readings: Sequence[Reading]) -> Rating:
+        """A rating with the total of its readings as usage."""
+        total = sum((reading.work for reading in readings), EngineUsage())
+        return cls(tuple(scores), total, tuple(readings))
+
+    def requests(self, chain: Chain) -> tuple[Reading, ...]:
+        """What the rating of `chain` is charged for."""
+        return self.readings or (Reading(len(chain.all_ids), self.usage),)
 
 
 class Verifier(Settings, abc.ABC):
-    """What scores chains. oracle: it checks against the truth, so results count as coverage."""
+    """What scores chains. oracle: it checks against the truth, so results count as coverage.
+
+    needs: capabilities of the engine in its role; () for none.
+    alone: a chain's rating depends on that chain, its problem, the settings and the model only,
+    so that it is kept by content and used again by other configurations.
+    """
 
     oracle: ClassVar[bool] = False
-    needs: ClassVar[tuple[str, ...]] = ()  # capabilities of the engine in its role; () for none
+    needs: ClassVar[tuple[str, ...]] = ()
+    alone: ClassVar[bool] = True
 
     @abc.abstractmethod
     async def rate(
         self, problem: Problem, chains: Sequence[Chain], engine: Engine | None
     ) -> list[Rating]:
-        """A rating for each chain, in order."""
+        """A rating for each chain, in order. All are asked at once, so that an engine batches them
+        with those of other problems.
+
+        Raises RatingFailed, with the ratings of the others, when some chains cannot be rated.
+        """
+
+    def most(self, problem: Problem, chain: Chain, engine: Engine | None) -> tuple[Reading, ...]:
+        """The most that rating `chain` can cost; leased before anything is asked."""
+        size = len(chain.all_ids)
+        return (Reading(size, EngineUsage(prefill=size)),)

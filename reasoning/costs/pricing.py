@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from reasoning.budget import Usage
 from reasoning.costs.kinetics import CostModel
 from reasoning.engines.base import EngineUsage
+from reasoning.strategy import Reading
 
 
 def worst(cost: CostModel, context: int, new: int, n: int) -> Usage:
@@ -45,17 +47,34 @@ def read(cost: CostModel, context: int, work: EngineUsage) -> Usage:
     return replace(usage, probe=work.new, scored=work.prefill + work.cached)
 
 
-def verified(cost: CostModel, context: int, work: EngineUsage) -> Usage:
-    """The cost of one verifier pass over `context` tokens."""
-    flops = cost.flops(context, 0, work.prefill)
-    return Usage(
-        verifier_passes=1,
-        verifier_prefill=work.prefill,
-        verifier_cached=work.cached,
-        flops=flops,
-        eflops=flops,
-        money=cost.money(0, work.prefill, work.cached),
-    )
+def verified(cost: CostModel, readings: Iterable[Reading]) -> Usage:
+    """The cost of one verifier pass, which took these requests.
+
+    Tokens that were written count in the dial; the one token that some servers decode to answer
+    does not, but is priced like any other.
+    """
+    total = Usage(verifier_passes=1)
+    for reading in readings:
+        work, size = reading.work, reading.size
+        total += Usage(
+            tokens=work.new if reading.wrote else 0,
+            verifier_prefill=work.prefill,
+            verifier_cached=work.cached,
+            verifier_tokens=work.new,
+            abandoned=work.abandoned,
+            flops=cost.flops(size, work.new, work.prefill),
+            eflops=cost.eflops(size, work.new, work.prefill),
+            money=cost.money(work.new, work.prefill, work.cached),
+        )
+    return total
+
+
+def verifying(cost: CostModel, readings: Iterable[Reading]) -> Usage:
+    """The most that a verifier pass of these requests can cost, cached or not."""
+    most = list(readings)
+    read = [replace(r, work=replace(r.work, prefill=0, cached=r.size)) for r in most]
+    worst = verified(cost, most)
+    return replace(worst, money=max(worst.money, verified(cost, read).money))
 
 
 def fitting(cost: CostModel, context: int, cap: int, granted: Usage) -> int:
