@@ -44,14 +44,17 @@ class Configuration:
                 f"{who} asks for whole {self.strategy.unit}s, which chain policy "
                 f"{name_of(self.policy)} cannot write (it writes {', '.join(self.policy.units)})"
             )
+        writer = f"chain policy {name_of(self.policy)}"
         for role in ("policy", *self.policy.roles()):
             if role not in self.engines:
-                raise UnknownName(f"{who} needs a model in role {role!r}; add it under `models`")
-        for role in self.strategy.verifier_roles():
+                asker = who if role == "policy" else writer
+                raise UnknownName(f"{asker} needs a model in role {role!r}; add it under `models`")
+        for role in self.verifier_roles:
             if role not in self.verifiers:
                 known = ", ".join(self.verifiers) or "none"
+                asker = who if role in self.strategy.verifier_roles() else writer
                 raise UnknownName(
-                    f"{who} needs a verifier in role {role!r} (bound are: {known}); "
+                    f"{asker} needs a verifier in role {role!r} (bound are: {known}); "
                     f"add it under `verifiers`"
                 )
         for role, (verifier, model) in self.verifiers.items():
@@ -60,6 +63,7 @@ class Configuration:
                     f"verifier {name_of(verifier)} in role {role!r} needs a model; set its "
                     f"`model` to one of the roles under `models` ({', '.join(self.engines)})"
                 )
+        self.policy.check(self.engines, self.sampling, started=False)
 
     def check_engines(self) -> None:
         """Raise CapabilityError when a started engine lacks what it is used for."""
@@ -79,15 +83,18 @@ class Configuration:
                 engine.capabilities.require(
                     verifier.needs, engine=engine.name, who=f"verifier {name_of(verifier)}"
                 )
+        self.policy.check(self.engines, self.sampling, started=True)
+
+    @property
+    def verifier_roles(self) -> tuple[str, ...]:
+        """Roles in which the strategy or the chain policy asks a verifier."""
+        return (*self.strategy.verifier_roles(), *self.policy.verifier_roles())
 
     @property
     def oracle(self) -> bool:
-        """Whether a verifier the strategy uses knows the truth."""
-        return any(
-            self.verifiers[role][0].oracle
-            for role in self.strategy.verifier_roles()
-            if role in self.verifiers
-        )
+        """Whether a verifier that is used knows the truth."""
+        used = (self.verifiers[role][0] for role in self.verifier_roles if role in self.verifiers)
+        return any(verifier.oracle for verifier in used)
 
     def describe(self) -> dict[str, Any]:
         """Everything that decides the results, but the models' content, as JSON values."""
@@ -97,7 +104,7 @@ class Configuration:
             "verifiers": {
                 role: {**described(verifier), "model": model}
                 for role, (verifier, model) in self.verifiers.items()
-                if role in self.strategy.verifier_roles()
+                if role in self.verifier_roles
             },
             "models": {role: engine.name for role, engine in self.engines.items()},
             "sampling": asdict(self.sampling),
