@@ -1,0 +1,298 @@
+"""Steps: what the searches over partial solutions have in common.
+
+A path is a chain that is written step by step; a step ends with the task's separator, or at a cap
+of its own. This module writes steps, tells apart what came back, scores partial paths, says what
+still fits the budget, and finishes a path in one go. What to expand is each search's own subject.
+
+A path is complete when the model ended it, when a finished step holds the task's answer, when a
+stop string of the recipe was met, or when the chain may not get longer.
+"""
+
+from __future__ import annotations
+
+import abc
+import asyncio
+import contextlib
+import math
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from reasoning.budget import Budget
+from reasoning.chain import Chain
+from reasoning.context import Context
+from reasoning.errors import BudgetExhausted, RatingFailed
+from reasoning.strategies.best_of_n import most_voted
+from reasoning.strategy import Strategy, Unit, Until
+from reasoning.verifiers.aggregate import Aggregation, aggregate
+
+Select = Literal["best", "weighted", "majority"]
+
+
+class Stepwise(Strategy, abc.ABC):
+    """Settings of every search over partial paths.
+
+    step_tokens: cap for one step; a step that reaches it goes on in the next one, so that a task
+    whose separator never comes is searched in blocks of this many tokens.
+    reserve: tokens kept back so that the best partial path can be finished. None: a quarter of
+    the token budget, at most what a chain may have.
+    aggregate: from the rewards of a path's steps to one score. role: the verifier that gives them.
+    """
+
+    unit: ClassVar[Unit] = "step"
+
+    step_tokens: int = Field(default=256, ge=1)
+    reserve: int | None = Field(default=None, ge=0)
+    aggregate: Aggregation = Aggregation.last
+    role: str = "verifier"
+
+    def verifier_roles(self) -> tuple[str, ...]:
+        return (self.role,)
+
+    def steps(self, ctx: Context) -> Steps:
+        """The steps of one problem, under these settings."""
+        return Steps(ctx, self)
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """n continuations of a path, in a branch of that name (unique within the problem).
+
+    The draws of a prefix are counted in each branch anew, from 0: draw 0 goes on with the path's
+    own random stream. Ask once for a prefix, or say which draws with `prefix.drawn(d)`.
+    greedy: at temperature 0.
+    """
+
+    name: str
+    prefix: Chain
+    n: int = 1
+    until: Until = "step"
+    greedy: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one continuation added to a path.
+
+    chain: the path with it. text, tokens: what is new. answer: of a complete path, if it has one.
+    copies: how many draws of the same ask said the same; spent: the tokens of all of them.
+    """
+
+    chain: Chain
+    text: str
+    tokens: int
+    complete: bool
+    answer: str | None
+    copies: int = 1
+    spent: int = 0
+
+    @property
+    def empty(self) -> bool:
+        """A step that says nothing, and does not end the path either."""
+        return not self.complete and not self.text.strip()
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """A path with its score, as the beam searches hold it."""
+
+    step: Step
+    score: float
+
+    @property
+    def chain(self) -> Chain:
+        return self.step.chain
+
+
+class Steps:
+    """Writes and scores the steps of one problem.
+
+    longest: the most tokens a path may have. cap: the most that a step may have.
+    rounds: writes that waited for the one before (sequential depth). clamped: rewards outside
+    [0, 1] or NaN, which count as the nearest bound, NaN as 0. failed: chains whose rating failed
+    or was empty; they score 0. short: ratings with fewer rewards than the path has steps (one
+    for the whole path is not short); they are used as they are.
+    """
+
+    def __init__(self, ctx: Context, settings: Stepwise) -> None:
+        self.ctx = ctx
+        self.settings = settings
+        self.longest = ctx.cap(ctx.bindings.engine("policy"), ctx.prompt, None)
+        self.cap = min(settings.step_tokens, self.longest)
+        self.rounds = 0
+        self.clamped = 0
+        self.failed = 0
+        self.short = 0
+
+    # Writing.
+
+    async def write(self, asks: Sequence[Ask]) -> list[list[Chain]]:
+        """The continuations of each ask, all asked at once; [] where the budget refused."""
+        self.rounds += 1
+        if len(asks) == 1:
+            return [await self._write(asks[0])]
+        # All replies are awaited even when one fails: what was decoded is recorded and charged.
+        found = await asyncio.gather(*map(self._write, asks), return_exceptions=True)
+        written = []
+        for one in found:
+            if isinstance(one, BaseException):
+                raise one
+            written.append(one)
+        return written
+
+    async def _write(self, ask: Ask) -> list[Chain]:
+        # A branch of its own: its journal keys don't depend on what else is in flight. Not a
+        # random stream of its own: a path is the same in every strategy.
+        branch = self.ctx.child(ask.name, None)
+        bindings, most, sampling = branch.bindings, self.longest, branch.bindings.sampling
+        if ask.until == "step":
+            most = min(most, len(ask.prefix.ids) + self.cap)
+            sampling = replace(sampling, include_stop=True)
+        if ask.greedy:
+            sampling = replace(sampling, temperature=0.0)
+        branch.bindings = replace(bindings, max_tokens=most, sampling=sampling)
+        try:
+            return await branch.write(ask.prefix, ask.n, ask.until)
+        except BudgetExhausted as refused:
+            self.ctx.note_cut(refused.status)
+            return []
+
+    async def finish(self, name: str, chain: Chain) -> Chain:
+        """The path written to its end in one ask; as it was where nothing is left to spend."""
+        if chain.done or self.rest(chain) < 1:
+            return chain
+        (written,) = await self.write([Ask(name, chain, until="answer")])
+        return written[0] if written else chain
+
+    @contextlib.asynccontextmanager
+    async def reserving(self) -> AsyncIterator[None]:
+        """Within the block the reserve is set aside in the ledger: nothing else can spend it."""
+        tokens = self.ctx.remaining("tokens")
+        kept = self.settings.reserve
+        if kept is None:
+            kept = self.longest if math.isinf(tokens) else int(tokens) // 4
+        kept = int(min(kept, tokens, self.longest))
+        if math.isinf(tokens) or not kept:
+            yield
+            return
+        async with self.ctx.child("reserve", Budget(tokens=kept)):
+            yield
+
+    # Telling apart.
+
+    def rest(self, chain: Chain) -> int:
+        """How many tokens the path may still get."""
+        return self.longest - len(chain.ids)
+
+    def read(self, parent: Chain, chain: Chain) -> Step:
+        """What a continuation of `parent` added."""
+        text, tokens = chain.text[len(parent.text) :], len(chain.ids) - len(parent.ids)
+        stopped = chain.finish == "stop"
+        answer = self.ctx.answer(chain)
+        if not stopped:
+            marked = False  # an answer that is cut off in its middle is none yet
+        elif self.ctx.problem.step not in text:
+            marked = True  # the model's end, or a stop string of the recipe
+        else:
+            # Where any text is an answer, the answer ends nothing.
+            marked = answer is not None and answer != chain.text.strip()
+        complete = chain.done or marked or self.rest(chain) < 1
+        return Step(chain, text, tokens, complete, answer if complete else None, 1, tokens)
+
+    def read_all(self, parent: Chain, chains: Sequence[Chain]) -> list[Step]:
+        return [self.read(parent, chain) for chain in chains]
+
+    def distinct(self, steps: Sequence[Step]) -> list[Step]:
+        """Each text once, where it came first, with the number and cost of its copies."""
+        first: dict[tuple[str, bool], Step] = {}
+        for step in steps:
+            key = step.text, step.complete
+            if (known := first.get(key)) is None:
+                first[key] = step
+            else:
+                first[key] = replace(
+                    known, copies=known.copies + step.copies, spent=known.spent + step.spent
+                )
+        return list(first.values())
+
+    # Scoring.
+
+    async def score(self, chains: Sequence[Chain]) -> list[float]:
+        """One score in [0, 1] for each path, from one verifier pass each, asked as one batch.
+
+        A path whose rating failed scores 0 and is counted, but when every one of several failed
+        the error is raised. Raises BudgetExhausted when the passes do not fit.
+        """
+        try:
+            ratings = [r.scores for r in await self.ctx.rate(chains, role=self.settings.role)]
+        except RatingFailed as failure:
+            ratings = [() if rating is None else rating.scores for rating in failure.ratings]
+            if len(chains) > 1 and not any(ratings):
+                raise
+        return [self._aggregated(c, scores) for c, scores in zip(chains, ratings, strict=True)]
+
+    def _aggregated(self, chain: Chain, scores: tuple[float, ...]) -> float:
+        if not scores:
+            self.failed += 1
+            return 0.0
+        separator = self.ctx.problem.step
+        written = chain.text.count(separator) + bool(chain.text.rsplit(separator, 1)[-1].strip())
+        self.short += 1 < len(scores) < written
+        within = [0.0 if math.isnan(s) else min(1.0, max(0.0, s)) for s in scores]
+        self.clamped += sum(w != s for w, s in zip(within, scores, strict=True))
+        return aggregate(within, self.settings.aggregate)
+
+    # Budgets.
+
+    def fit(
+        self, paths: int, k: int, *, fresh: Sequence[bool] | None = None, steps: int = 1
+    ) -> tuple[int, int]:
+        """How many of `paths` can be expanded, k continuations each, in the worst case.
+
+        k shrinks first, to 1, then the number of paths; (0, 0) when not even one fits. Each
+        continuation may cost `steps` steps and is scored once. fresh: for each path whether its
+        continuations have yet to be written (others are there and only need scoring).
+        """
+        tokens, passes = self.ctx.remaining("tokens"), self.ctx.remaining("verifier_passes")
+        for count in range(paths, 0, -1):
+            written = count if fresh is None else sum(fresh[:count])
+            fitting = min(float(k), passes // count)
+            if written:
+                fitting = min(fitting, tokens // (written * steps * self.cap))
+            if fitting >= 1:
+                return count, int(fitting)
+        return 0, 0
+
+    def affords(self, tokens: float, passes: float) -> bool:
+        """Whether so much may still be spent."""
+        return tokens <= self.ctx.remaining("tokens") and passes <= self.ctx.remaining(
+            "verifier_passes"
+        )
+
+    # Choosing.
+
+    def choose(self, paths: Sequence[Path], how: Select) -> Path:
+        """One of the paths; one without an answer only when none has one. Ties: the earlier.
+
+        best: the highest score. weighted: a path with the answer whose scores sum highest.
+        majority: a path with the answer that most paths give.
+        """
+        answered = [path for path in paths if path.step.answer is not None]
+        among = answered or list(paths)
+        if how == "best" or not answered:
+            return max(among, key=lambda path: path.score)  # the first of equals
+        weights = [path.score if how == "weighted" else 1.0 for path in among]
+        chain = most_voted(self.ctx, [path.chain for path in among], weights)
+        return next(path for path in among if path.chain is chain)
+
+    def counters(self) -> dict[str, Any]:
+        """What happened on the way, for a solution's meta; zeros are left out."""
+        counted = {
+            "rounds": self.rounds,
+            "clamped_rewards": self.clamped,
+            "failed_ratings": self.failed,
+            "short_ratings": self.short,
+        }
+        return {name: value for name, value in counted.items() if value}
