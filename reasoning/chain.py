@@ -20,7 +20,7 @@ class Chain:
     finish: why the last write ended; None for a bare prompt. done: the model ended the chain,
     so that there is nothing to continue.
     fork: where this chain's random stream left the prompt's: pairs (token index, draw).
-    logprobs: of `ids`, where they were asked for (then as long as ids).
+    logprobs: of `ids`, where they were asked for (then as long as ids; 0 for a forced token).
     """
 
     prompt_ids: tuple[int, ...]

@@ -274,15 +274,19 @@ class _Received:
     def clear(self) -> None:
         self.ids: list[list[int]] = [[] for _ in range(self.n)]
         self.texts: list[str] = [""] * self.n
+        self.logprobs: list[list[TokenLogprob]] = [[] for _ in range(self.n)]
 
-    def __call__(self, index: int, ids: Sequence[int], text: str) -> None:
+    def __call__(
+        self, index: int, ids: Sequence[int], text: str, logprobs: Sequence[TokenLogprob]
+    ) -> None:
         self.ids[index].extend(ids)
         self.texts[index] += text
+        self.logprobs[index].extend(logprobs)
 
     def completions(self) -> tuple[Completion, ...]:
         return tuple(
-            Completion(tuple(ids), text, "abort")
-            for ids, text in zip(self.ids, self.texts, strict=True)
+            Completion(tuple(ids), text, "abort", None, tuple(logprobs) or None)
+            for ids, text, logprobs in zip(self.ids, self.texts, self.logprobs, strict=True)
         )
 
     def usage(self, prompt: int) -> EngineUsage:

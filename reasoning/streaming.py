@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from reasoning.branch import Branch
@@ -18,7 +18,14 @@ from reasoning.budget import Lease, Usage
 from reasoning.chain import Chain, ChainFinish
 from reasoning.costs import pricing
 from reasoning.draw import decode, encode
-from reasoning.engines.base import Completion, EngineUsage, SampleRequest, Sampling, Stream
+from reasoning.engines.base import (
+    Completion,
+    EngineUsage,
+    SampleRequest,
+    Sampling,
+    Stream,
+    TokenLogprob,
+)
 from reasoning.errors import BudgetExhausted, ConfigError, ReplayDiverged, Stopped
 from reasoning.journal import digest
 from reasoning.randomness import key as stream_key
@@ -26,11 +33,15 @@ from reasoning.randomness import key as stream_key
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What came since the last look. offset: tokens of the chain up to its end."""
+    """What came since the last look. offset: tokens of the chain up to its end.
+
+    logprobs: one for each of `ids` where the stream's sampling asks for them, else none.
+    """
 
     offset: int
     ids: tuple[int, ...]
     text: str
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 class TokenStream:
@@ -91,11 +102,12 @@ class TokenStream:
             if self._separator is not None and self._separator in text:
                 break
         if fresh:
-            completion = Completion(tuple(fresh), text, "abort")
+            values = segment.values(len(fresh))
+            completion = Completion(tuple(fresh), text, "abort", None, values)
             self.chain = self.chain.extended(completion, "abort", None)
             if segment.ended:
                 await self._finish_segment()
-            return Piece(len(self.chain.ids), tuple(fresh), text)
+            return Piece(len(self.chain.ids), tuple(fresh), text, values)
         await self._finish_segment()
         raise StopAsyncIteration
 
@@ -108,7 +120,9 @@ class TokenStream:
         """Put `ids` behind the offset seen last and go on from there."""
         await self._leave_segment("abort")
         self._closed = False
-        forced = Completion(tuple(ids), self._engine.tokenizer.decode(ids), "abort")
+        # What is forced has probability 1.
+        certain = (TokenLogprob(0.0),) * len(ids) if self._sampling.logprobs is not None else None
+        forced = Completion(tuple(ids), self._engine.tokenizer.decode(ids), "abort", None, certain)
         self.chain = self.chain.extended(forced, "abort", None)
         self._branch.trace.add(
             "force", self._branch.path, offset=len(self.chain.ids), ids=tuple(ids)
@@ -124,7 +138,9 @@ class TokenStream:
         recorded = branch.journal.find(key, ask_digest, what)
         if recorded is not None:
             branch.ledger.charge(self._role, Usage(**recorded["u"]))
-            return _Segment(key, ask_digest, what, size, recorded=decode(recorded))
+            segment = _Segment(key, ask_digest, what, size, recorded=decode(recorded))
+            segment.cut = "deadline" if recorded["finish"] == "deadline" else None
+            return segment
         branch.refuse_if_stopped()
         lease = await branch.ledger.lease(
             self._role,
@@ -135,8 +151,6 @@ class TokenStream:
         if granted < 1:
             lease.settle(Usage())
             raise BudgetExhausted("the budget does not fit one more token")
-        if granted < cap:
-            branch.note_cut("budget")
         branch.journal.intend([key])
         segment = _Segment(key, ask_digest, what, size, lease=lease)
         request = SampleRequest(
@@ -169,13 +183,23 @@ class TokenStream:
         self._closed = True
         if segment.handed == len(completion.ids) and completion.finish != "abort":
             finish: ChainFinish = "stop" if completion.finish == "stop" else "length"
+            if finish == "length" and len(completion.ids) < segment.what["cap"]:
+                finish = "budget"
+                self._branch.note_cut(finish)
             tail = Completion((), "", completion.finish, completion.stop_reason)
             self.chain = self.chain.extended(tail, finish, self._engine.tokenizer.eos_id)
+        elif segment.cut is not None:
+            self._branch.note_cut(segment.cut)
+            if segment.cut == "deadline":
+                self.chain = replace(self.chain, finish="deadline")
         if segment.lease is not None:
             usage = pricing.decoded(self._cost, segment.size, work)
             segment.lease.settle(usage)
             if not self._branch.session.halted:
-                reply = encode(completion) | {"finish": completion.finish, "u": usage.sparse()}
+                reply = encode(completion) | {
+                    "finish": segment.cut or completion.finish,
+                    "u": usage.sparse(),
+                }
                 self._branch.journal.record(segment.what, [(segment.key, segment.digest, reply)])
         elif not segment.cancelled and segment.cut_off:
             raise ReplayDiverged(
@@ -200,8 +224,10 @@ class _Segment:
         self.key, self.digest, self.what, self.size, self.lease = key, ask_digest, what, size, lease
         self.handed = 0
         self.cancelled = False
+        self.cut: str | None = None  # what ended it, if that was neither the model nor its reader
         self._recorded = recorded
         self._ids: list[int] = list(recorded.ids) if recorded else []
+        self._logprobs: list[TokenLogprob] = list((recorded and recorded.logprobs) or ())
         self._arrived = asyncio.Event()
         self._task: asyncio.Task[Any] | None = None
 
@@ -214,15 +240,23 @@ class _Segment:
     @property
     def cut_off(self) -> bool:
         """Whether this is a recording of a segment that its reader cut off."""
-        return self._recorded is not None and self._recorded.finish == "abort"
+        recorded = self._recorded is not None and self._recorded.finish == "abort"
+        return recorded and self.cut is None
 
     def start(self, call: Any) -> None:
         self._task = asyncio.ensure_future(call)
         self._task.add_done_callback(lambda _: self._arrived.set())
 
-    def sink(self, index: int, ids: Sequence[int], text: str) -> None:
+    def sink(
+        self, index: int, ids: Sequence[int], text: str, logprobs: Sequence[TokenLogprob]
+    ) -> None:
         self._ids.extend(ids)
+        self._logprobs.extend(logprobs)
         self._arrived.set()
+
+    def values(self, fresh: int) -> tuple[TokenLogprob, ...]:
+        """Log-probabilities of the `fresh` tokens handed over last; none if not asked for."""
+        return tuple(self._logprobs[self.handed - fresh : self.handed])
 
     async def next(self) -> int | None:
         """The next token, or None when the segment has ended."""
@@ -247,9 +281,11 @@ class _Segment:
         try:
             reply = await self._task
             return reply.completions[0], reply.usage
-        except (asyncio.CancelledError, Stopped):
+        except (asyncio.CancelledError, Stopped) as ended:
             task = asyncio.current_task()
             if task is not None and task.cancelling() and not self.cancelled:
                 raise
+            self.cut = ended.status if isinstance(ended, Stopped) else None
             work = EngineUsage(prefill=self.size if self._ids else 0, new=len(self._ids))
-            return Completion(tuple(self._ids), "", "abort"), work
+            values = tuple(self._logprobs) or None
+            return Completion(tuple(self._ids), "", "abort", None, values), work

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -195,9 +195,17 @@ class PoolReply:
     usage: EngineUsage
 
 
-# Called as sink(index, new_ids, new_text) for continuation `index`, as tokens arrive. Return
-# True to stop that continuation: it ends with finish "abort" and keeps what was handed over.
-Sink = Callable[[int, Sequence[int], str], bool | None]
+class Sink(Protocol):
+    """Takes the new tokens of continuation `index` as they arrive.
+
+    logprobs: one for each of `ids` where the request asks for log-probabilities, else none.
+    Returns True to stop that continuation: it ends with finish "abort" and keeps what was handed
+    over.
+    """
+
+    def __call__(
+        self, index: int, ids: Sequence[int], text: str, logprobs: Sequence[TokenLogprob], /
+    ) -> bool | None: ...
 
 
 class Tokenizer(Protocol):

@@ -168,7 +168,7 @@ class RecordedEngine(Engine):
 
     def _played(self, completion: Completion, index: int, sink: Sink) -> Completion:
         for place, token in enumerate(completion.ids, 1):
-            if sink(index, [token], self.tokenizer.decode([token])):
+            if sink(index, [token], self.tokenizer.decode([token]), ()):
                 ids = completion.ids[:place]
                 return Completion(ids, self.tokenizer.decode(ids), "abort")
         return completion

@@ -36,7 +36,9 @@ class Line:
     """What the engine says to one stream: the whole chain's text, counted from the prompt.
 
     seconds: time a token takes. fault: raised after `fault_after` tokens of this request.
-    ends: whether EOS follows the text. logprob: of every token.
+    ends: whether EOS follows the text. logprob: of every token. tops: of each token of the chain
+    in order, log-probabilities of alternatives, likeliest first (the last one goes on for the
+    rest); none is an engine that tells none.
     """
 
     text: str
@@ -45,6 +47,7 @@ class Line:
     fault_after: int = 0
     ends: bool = True
     logprob: float = -1.0
+    tops: tuple[tuple[float, ...], ...] = ()
 
 
 Script = Callable[[str, int], Line]
@@ -124,21 +127,30 @@ class ScriptedEngine(Engine):
             ids.append(token)
             self.totals.new += 1
             text = self.tokenizer.decode(ids)
-            if sink is not None and sink(index, [token], self.tokenizer.decode([token])):
-                return self._done(ids, "abort", None, line)
+            if sink is not None:
+                place = request.position + len(ids) - 1
+                values = _values(line, range(place, place + 1), sampling.logprobs)
+                if sink(index, [token], self.tokenizer.decode([token]), values or ()):
+                    return self._done(ids, "abort", None, line, request)
             if token == EOS or token in sampling.stop_ids:
-                return self._done(ids, "stop", token, line)
+                return self._done(ids, "stop", token, line, request)
             found = next((stop for stop in sampling.stop if stop in text), None)
             if found is not None:
-                return self._done(ids, "stop", found, line)
+                return self._done(ids, "stop", found, line, request)
         if line.fault is not None and len(ids) >= line.fault_after:
             raise line.fault
-        return self._done(ids, "length", None, line)
+        return self._done(ids, "length", None, line, request)
 
     def _done(
-        self, ids: list[int], finish: Any, reason: str | int | None, line: Line
+        self,
+        ids: list[int],
+        finish: Any,
+        reason: str | int | None,
+        line: Line,
+        request: SampleRequest,
     ) -> Completion:
-        logprobs = tuple(TokenLogprob(line.logprob) for _ in ids)
+        places = range(request.position, request.position + len(ids))
+        logprobs = _values(line, places, request.sampling.logprobs)
         return Completion(tuple(ids), self.tokenizer.decode(ids), finish, reason, logprobs)
 
     async def score(
@@ -170,6 +182,16 @@ class ScriptedEngine(Engine):
 
     async def counters(self) -> dict[str, float]:
         return {"new": self.totals.new, "prefill": self.totals.prefill, "cached": 0}
+
+
+def _values(line: Line, places: range, top: int | None) -> tuple[TokenLogprob, ...] | None:
+    """What a line says of the tokens at `places` of its chain; alternatives are ids from 0."""
+    if top is None:
+        return None
+    if not line.tops:
+        return (TokenLogprob(line.logprob),) * len(places)
+    rows = (line.tops[min(place, len(line.tops) - 1)][:top] for place in places)
+    return tuple(TokenLogprob(line.logprob, dict(enumerate(row))) for row in rows)
 
 
 def _choice(lines: list[str | Line], seconds: float) -> Script:

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from reasoning import Problem, Solver
+from reasoning import Budget, Problem, Sampling, Solver
 from reasoning.context import Context
-from reasoning.engines.scripted import Line, ScriptedEngine
+from reasoning.engines.scripted import Line, ScriptedEngine, VirtualTimeLoop
 from reasoning.strategy import Outcome, Strategy
 
 
@@ -31,12 +31,17 @@ class Watched(Strategy):
                 if piece.offset == self.force_at and not forced:
                     forced = True
                     await stream.force(ctx.bindings.engine("policy").tokenizer.encode("!!"))
-        return Outcome(stream.chain.text, stream.chain.text, {"seen": seen})
+        told = [list(value.top.values()) for value in stream.chain.logprobs]
+        chain = stream.chain
+        meta = {"seen": seen, "told": told, "finish": chain.finish}
+        return Outcome(chain.text, chain.text, meta)
+
+
+PROBLEM = Problem("p", ({"role": "user", "content": "q"},))
 
 
 def solve(engine: ScriptedEngine, run: Path | None = None, **settings: Any) -> Any:
-    problem = Problem("p", ({"role": "user", "content": "q"},))
-    return Solver({"policy": engine}, strategy=Watched(**settings), run=run).solve(problem)
+    return Solver({"policy": engine}, strategy=Watched(**settings), run=run).solve(PROBLEM)
 
 
 TEXT = "one\ntwo\nthree\nfour"
@@ -85,3 +90,62 @@ def test_branches_have_their_own_luck_and_budget() -> None:
     problem = Problem("p", ({"role": "user", "content": "q"},))
     Solver({"policy": ScriptedEngine(script=script)}, strategy=Branching()).solve(problem)
     assert len(set(keys)) == 2
+
+
+TOPS = tuple((-0.1 * place, -5.0 - place) for place in range(8))
+
+
+@pytest.mark.parametrize("change", [{}, {"stop_at": 8}, {"force_at": 8}])
+def test_log_probabilities_come_with_the_tokens_and_replay(
+    tmp_path: Path, change: dict[str, int]
+) -> None:
+    engine = ScriptedEngine(script=[Line(TEXT, tops=TOPS)])
+
+    def run() -> Any:
+        return Solver(
+            {"policy": engine},
+            strategy=Watched(**change),
+            sampling=Sampling(logprobs=2),
+            run=tmp_path,
+        ).solve(PROBLEM)
+
+    first = run()
+    told = first.meta["told"]
+    assert told[:8] == [list(top) for top in TOPS]
+    # EOS is told of too; what is forced has no alternatives.
+    assert told[8:10] == (
+        [] if "stop_at" in change else [[]] * 2 if change else [list(TOPS[-1])] * 2
+    )
+    assert len(told) == (8 if "stop_at" in change else len(TEXT) + 1)
+    asked = engine.totals.requests
+    again = run()
+    assert engine.totals.requests == asked and again.meta == first.meta
+
+
+@pytest.mark.parametrize("tokens", [1, 8, len(TEXT), len(TEXT) + 1, 100])
+def test_a_stream_says_whether_the_budget_cut_it_and_its_replay_too(
+    tmp_path: Path, tokens: int
+) -> None:
+    engine = ScriptedEngine(script=[TEXT])
+    solver = Solver(
+        {"policy": engine}, strategy=Watched(), budget=Budget(tokens=tokens), run=tmp_path
+    )
+    for _ in range(2):
+        solution = solver.solve(PROBLEM)
+        cut = tokens <= len(TEXT)  # EOS is a token
+        assert (solution.status, solution.meta["finish"]) == (
+            ("budget",) * 2 if cut else ("ok", "stop")
+        )
+        assert solution.usage.tokens == engine.totals.new <= tokens
+
+
+def test_a_stream_says_that_the_clock_cut_it_and_its_replay_too(tmp_path: Path) -> None:
+    engine = ScriptedEngine(script=[Line(TEXT, seconds=1.0)])
+    for _ in range(2):
+        solver = Solver(
+            {"policy": engine}, strategy=Watched(every=1), budget=Budget(seconds=5.5), run=tmp_path
+        )
+        with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+            solution = runner.run(solver.asolve(PROBLEM))
+        assert (solution.status, solution.meta["finish"]) == ("deadline", "deadline")
+        assert solution.text == TEXT[:5] and engine.totals.requests == 1

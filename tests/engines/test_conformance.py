@@ -187,13 +187,17 @@ async def test_continuations_in_one_http_request(engine: Engine) -> None:
 async def test_a_sink_sees_all_tokens_and_may_stop(engine: Engine) -> None:
     ids = prompt(engine)
     seen: dict[int, list[int]] = {0: [], 1: []}
+    told: dict[int, list[object]] = {0: [], 1: []}
 
-    def sink(index: int, new: object, text: str) -> bool:
+    def sink(index: int, new: object, text: str, logprobs: object) -> bool:
         seen[index].extend(new)  # type: ignore[call-overload]
+        told[index].extend(logprobs)  # type: ignore[call-overload]
         return index == 1 and len(seen[1]) >= 5
 
-    reply = await engine.sample(ask(ids, range(2), 40, ignore_eos=True), sink)
+    reply = await engine.sample(ask(ids, range(2), 40, ignore_eos=True, logprobs=2), sink)
     assert [list(c.ids) for c in reply.completions] == [seen[0], seen[1]]
+    assert [list(c.logprobs or ()) for c in reply.completions] == [told[0], told[1]]
+    assert all(len(value.top) == 2 for value in told[0] + told[1])  # type: ignore[attr-defined]
     assert [c.finish for c in reply.completions] == ["length", "abort"]
 
 
@@ -220,7 +224,7 @@ async def test_a_cancelled_request_ends_in_the_engine(engine: Engine, streamed: 
     ids = prompt(engine)
     received: list[int] = []
 
-    def sink(index: int, new: object, text: str) -> None:
+    def sink(index: int, new: object, text: str, _: object) -> None:
         received.extend(new)  # type: ignore[arg-type]
 
     before = (await engine.counters())["new"]

@@ -26,6 +26,7 @@ from reasoning.engines.base import (
     SampleRequest,
     ScoreReply,
     Sink,
+    TokenLogprob,
 )
 from reasoning.engines.hf_tokenizer import HFTokenizer
 from reasoning.engines.local.decoder import Decoder
@@ -130,11 +131,11 @@ class LocalEngine(Engine):
         handed = [0] * request.n
         batch: Batch
 
-        def hand_over(index: int, token: int, piece: str) -> None:
+        def hand_over(index: int, token: int, piece: str, value: TokenLogprob | None) -> None:
             if sink is None or batch.cancelled or batch.sequences[index].stopped:
                 return
             handed[index] += 1
-            if sink(index, [token], piece):
+            if sink(index, [token], piece, () if value is None else (value,)):
                 batch.sequences[index].stopped = True
 
         batch = Batch(
@@ -158,7 +159,8 @@ class LocalEngine(Engine):
                 if batch.sequences[index].stopped and extra:
                     ids = completion.ids[: handed[index]]
                     text = self.tokenizer.decode(ids)
-                    completions[index] = Completion(ids, text, "abort")
+                    logprobs = completion.logprobs and completion.logprobs[: handed[index]]
+                    completions[index] = Completion(ids, text, "abort", None, logprobs)
                     abandoned += extra
         new = sum(len(c.ids) for c in completions)
         return SampleReply(tuple(completions), EngineUsage(prefill, cached, new, abandoned))

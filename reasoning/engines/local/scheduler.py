@@ -69,7 +69,7 @@ class Batch:
     limit: int  # tokens a chain may have here
     done: Callable[[list[Completion], int, int], None]  # completions, prefilled, cached
     failed: Callable[[Exception], None]
-    sink: Callable[[int, int, str], None] | None
+    sink: Callable[[int, int, str, TokenLogprob | None], None] | None
     cancelled: bool = False
     waiting: int = 0  # sequences admitted so far
     prefill: int = 0
@@ -284,7 +284,7 @@ class Scheduler:
                 piece = sequence.detokenizer.feed(token)
                 sequence.text += piece
             if request.sink is not None:
-                request.sink(sequence.index, token, piece)
+                request.sink(sequence.index, token, piece, value)
             found = self._stop(sequence, token, piece)
             if found is not None:
                 self._end(row, "stop", found)

@@ -127,7 +127,7 @@ class Assembly:
         if self._sink is None or not (ids or text):
             return
         # A continuation that ended by itself with these tokens stays ended by itself.
-        if self._sink(delta.index, ids, text) and delta.finish is None:
+        if self._sink(delta.index, ids, text, logprobs or ()) and delta.finish is None:
             part.finish, part.early = "abort", True
 
     def _news(

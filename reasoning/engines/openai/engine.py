@@ -204,7 +204,7 @@ class OpenAIEngine(Engine):
             single = replace(request, streams=(request.streams[index],))
             told: Sink | None = None
             if sink is not None:
-                told = lambda _, ids, text: sink(index, ids, text)  # noqa: E731
+                told = lambda _, *news: sink(index, *news)  # noqa: E731
             return self.sample(single, told)
 
         tasks = [asyncio.ensure_future(one(index)) for index in range(request.n)]

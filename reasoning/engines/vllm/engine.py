@@ -207,17 +207,19 @@ class VLLMEngine(Engine):
                 cached = max(cached, output.num_cached_tokens or 0)
                 ids.extend(part.token_ids)
                 text += part.text
+                fresh: list[TokenLogprob] = []
                 if asked.logprobs is not None and part.logprobs:
-                    logprobs += [
+                    fresh = [
                         _logprob(entry, token, asked.logprobs)
                         for entry, token in zip(part.logprobs, part.token_ids, strict=True)
                     ]
+                    logprobs += fresh
                 if part.finish_reason is not None:
                     finish, reason = _finish(part.finish_reason), part.stop_reason
                 enough = (
                     sink is not None
                     and part.token_ids
-                    and sink(index, list(part.token_ids), part.text)
+                    and sink(index, list(part.token_ids), part.text, fresh)
                 )
                 if enough:
                     break

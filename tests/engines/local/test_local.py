@@ -152,14 +152,17 @@ async def test_a_sink_sees_every_token_and_may_stop(engine: LocalEngine) -> None
     ids = prompt(engine)
     seen: list[int] = []
     texts: list[str] = []
+    values: list[object] = []
 
-    def sink(index: int, new: object, text: str) -> bool:
+    def sink(index: int, new: object, text: str, logprobs: object) -> bool:
         seen.extend(new)  # type: ignore[arg-type]
         texts.append(text)
+        values.extend(logprobs)  # type: ignore[arg-type]
         return len(seen) == 6
 
-    reply = await engine.sample(ask(ids, range(1), 200, ignore_eos=True), sink)
+    reply = await engine.sample(ask(ids, range(1), 200, ignore_eos=True, logprobs=3), sink)
     (chain,) = reply.completions
+    assert chain.logprobs == tuple(values) and all(len(v.top) == 3 for v in chain.logprobs)
     assert chain.finish == "abort" and list(chain.ids) == seen and len(seen) == 6
     assert "".join(texts) == chain.text
     counters = await engine.counters()

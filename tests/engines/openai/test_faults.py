@@ -49,15 +49,18 @@ async def test_a_broken_stream_goes_on_where_it_broke(stub: Stub, connect: MakeE
     whole = (await engine.sample(ask(logprobs=1))).completions[0]
     told: list[int] = []
     texts: list[str] = []
+    values: list[object] = []
 
-    def sink(index: int, ids: Sequence[int], text: str) -> None:
+    def sink(index: int, ids: Sequence[int], text: str, logprobs: Sequence[object]) -> None:
         told.extend(ids)
         texts.append(text)
+        values.extend(logprobs)
 
     stub.plan = [stub_server.breaks_after(stub, 3), stub_server.breaks_after(stub, 2)]
     reply = await engine.sample(ask(logprobs=1), sink)
     assert reply.completions[0] == whole
     assert tuple(told) == whole.ids and "".join(texts) == whole.text
+    assert tuple(values) == whole.logprobs
 
 
 async def test_a_repetition_that_differs_is_an_error(stub: Stub, connect: MakeEngine) -> None:
@@ -65,7 +68,7 @@ async def test_a_repetition_that_differs_is_an_error(stub: Stub, connect: MakeEn
     stub.plan = [stub_server.breaks_after(stub, 3)]
     told: list[int] = []
 
-    def sink(index: int, ids: Sequence[int], text: str) -> None:
+    def sink(index: int, ids: Sequence[int], text: str, _: object) -> None:
         told.extend(ids)
         if len(told) == 3:
             stub.lie = lambda event: [c.update(token_ids=[65]) for c in event["choices"]]

@@ -82,7 +82,7 @@ async def test_characters_cut_over_chunks(plain: Stub, connect: MakeEngine, size
     plain.chunk_bytes = size
     engine = await connect(plain)
     told: list[list[int]] = [[], []]
-    reply = await engine.sample(chat(engine, 2), lambda i, ids, text: told[i].extend(ids))
+    reply = await engine.sample(chat(engine, 2), lambda i, ids, *_: told[i].extend(ids))
     assert [c.text for c in reply.completions] == plain.texts
     assert [bytes(ids).decode() for ids in told] == plain.texts
 
@@ -206,7 +206,7 @@ async def test_a_sink_stops_a_text(plain: Stub, connect: MakeEngine) -> None:
     engine = await connect(plain)
     got: list[str] = []
 
-    def sink(index: int, ids: Sequence[int], text: str) -> bool:
+    def sink(index: int, ids: Sequence[int], text: str, _: object) -> bool:
         got.append(text)
         return len(got) == 4
 

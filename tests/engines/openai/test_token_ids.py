@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from reasoning.engines.base import EngineUsage, Stream
+from reasoning.engines.base import EngineUsage, Stream, TokenLogprob
 from reasoning.errors import CapabilityError, ConfigError, EngineReplyError, PromptError
 from tests.engines.openai.asking import ask
 from tests.engines.openai.conftest import MakeEngine
@@ -58,7 +58,7 @@ async def test_seeding_by_stream_makes_a_chain_a_function_of_its_stream(
     assert together.completions == tuple(reply.completions[0] for reply in alone)
     assert together.usage.prefill == 3 * 3  # three requests of three tokens
     pieces: dict[int, list[int]] = {}
-    await engine.sample(request, lambda index, ids, _: pieces.setdefault(index, []).extend(ids))
+    await engine.sample(request, lambda index, ids, *_: pieces.setdefault(index, []).extend(ids))
     assert [tuple(pieces[i]) for i in range(3)] == [c.ids for c in together.completions]
 
 
@@ -87,19 +87,20 @@ async def test_sampling_parameters_are_sent_even_where_they_are_defaults(
 async def test_a_stream_puts_together_what_one_reply_says(stub: Stub, connect: MakeEngine) -> None:
     engine = await connect(stub)
     whole = await engine.sample(ask(4, logprobs=2))
-    told: list[tuple[int, tuple[int, ...], str]] = []
+    told: list[tuple[int, tuple[int, ...], str, tuple[TokenLogprob, ...]]] = []
 
-    def sink(index: int, ids: Sequence[int], text: str) -> None:
-        told.append((index, tuple(ids), text))
+    def sink(index: int, ids: Sequence[int], text: str, values: Sequence[TokenLogprob]) -> None:
+        told.append((index, tuple(ids), text, tuple(values)))
 
     for size in (0, 1, 7, 50):
         stub.chunk_bytes = size
         told.clear()
         assert await engine.sample(ask(4, logprobs=2), sink) == whole
         for index, completion in enumerate(whole.completions):
-            mine = [(ids, text) for i, ids, text in told if i == index]
-            assert sum((ids for ids, _ in mine), ()) == completion.ids
-            assert "".join(text for _, text in mine) == completion.text
+            mine = [news for i, *news in told if i == index]
+            assert sum((ids for ids, _, _ in mine), ()) == completion.ids
+            assert "".join(text for _, text, _ in mine) == completion.text
+            assert sum((values for _, _, values in mine), ()) == completion.logprobs
         assert len(told) == sum(len(c.ids) for c in whole.completions)
 
 
@@ -110,7 +111,7 @@ async def test_a_sink_stops_continuations_and_the_last_one_disconnects(
     stub.token_seconds = 0.01
     seen = [0, 0]
 
-    def sink(index: int, ids: Sequence[int], text: str) -> bool:
+    def sink(index: int, ids: Sequence[int], text: str, _: object) -> bool:
         seen[index] += len(ids)
         return seen[index] == 2 + index
 
@@ -136,7 +137,7 @@ async def test_cancelling_disconnects(stub: Stub, connect: MakeEngine, streamed:
     engine = await connect(stub)
     stub.token_seconds = 0.05
     got: list[int] = []
-    sink = (lambda _, ids, text: got.extend(ids)) if streamed else None
+    sink = (lambda _, ids, *more: got.extend(ids)) if streamed else None
     task = asyncio.ensure_future(engine.sample(ask(max_tokens=400, ignore_eos=True), sink))
     await asyncio.sleep(0.3)
     task.cancel()
@@ -153,7 +154,7 @@ async def test_an_exception_of_a_sink_comes_out_and_disconnects(
     engine = await connect(stub)
     stub.token_seconds = 0.02
 
-    def sink(index: int, ids: Sequence[int], text: str) -> None:
+    def sink(index: int, ids: Sequence[int], text: str, _: object) -> None:
         raise ValueError("of the caller")
 
     with pytest.raises(ValueError, match="of the caller"):
