@@ -24,6 +24,7 @@ from reasoning.engines.base import (
     SampleRequest,
     Sampling,
     Stream,
+    Tokenizer,
     TokenLogprob,
 )
 from reasoning.errors import BudgetExhausted, ConfigError, ReplayDiverged, Stopped
@@ -74,39 +75,38 @@ class TokenStream:
         self._segment: _Segment | None = None
         self._segments = 0
         self._closed = False
+        self._text = _Text(self._engine.tokenizer)
 
     async def __aenter__(self) -> TokenStream:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        await self._leave_segment("abort")
+        await self._leave_segment()
 
     def __aiter__(self) -> TokenStream:
         return self
 
     async def __anext__(self) -> Piece:
         if self._closed or len(self.chain.ids) >= self._end:
-            await self._leave_segment("length")
+            # All the tokens that were asked for are here: the engine is ending by itself.
+            await self._finish_segment()
             raise StopAsyncIteration
         if self._segment is None:
             self._segment = await self._open_segment()
         segment = self._segment
         fresh: list[int] = []
         text = ""
-        while len(fresh) < self._every or self._separator is not None:
-            token = await segment.next()
-            if token is None:
-                break
-            fresh.append(token)
-            text = self._engine.tokenizer.decode(fresh)
-            if self._separator is not None and self._separator in text:
-                break
+        if self._separator is None:
+            fresh = await segment.take(self._every)
+            text = self._text.feed(fresh)
+        else:
+            while self._separator not in text and (token := await segment.take(1)):
+                fresh += token
+                text += self._text.feed(token)
         if fresh:
             values = segment.values(len(fresh))
             completion = Completion(tuple(fresh), text, "abort", None, values)
             self.chain = self.chain.extended(completion, "abort", None)
-            if segment.ended:
-                await self._finish_segment()
             return Piece(len(self.chain.ids), tuple(fresh), text, values)
         await self._finish_segment()
         raise StopAsyncIteration
@@ -114,11 +114,11 @@ class TokenStream:
     async def stop(self) -> None:
         """End the chain at the offset seen last."""
         self._closed = True
-        await self._leave_segment("abort")
+        await self._leave_segment()
 
     async def force(self, ids: Sequence[int]) -> None:
         """Put `ids` behind the offset seen last and go on from there."""
-        await self._leave_segment("abort")
+        await self._leave_segment()
         self._closed = False
         # What is forced has probability 1.
         certain = (TokenLogprob(0.0),) * len(ids) if self._sampling.logprobs is not None else None
@@ -140,6 +140,7 @@ class TokenStream:
             branch.ledger.charge(self._role, Usage(**recorded["u"]))
             segment = _Segment(key, ask_digest, what, size, recorded=decode(recorded))
             segment.cut = "deadline" if recorded["finish"] == "deadline" else None
+            segment.lost = recorded["finish"] == "lost"
             return segment
         branch.refuse_if_stopped()
         lease = await branch.ledger.lease(
@@ -167,12 +168,13 @@ class TokenStream:
         )
         return segment
 
-    async def _leave_segment(self, reason: str) -> None:
+    async def _leave_segment(self) -> None:
         """Cut the segment off, if one is open, at what was handed over."""
         if self._segment is not None:
+            task = asyncio.current_task()
+            self._segment.lost = task is not None and task.cancelling() > 0
             self._segment.cancel()
             await self._finish_segment()
-            self._closed = reason != "length"
 
     async def _finish_segment(self) -> None:
         """Charge and record a segment that ended, and close the chain as it says."""
@@ -181,7 +183,10 @@ class TokenStream:
             return
         completion, work = await segment.result()
         self._closed = True
-        if segment.handed == len(completion.ids) and completion.finish != "abort":
+        self.chain = replace(self.chain, text=self.chain.text + self._text.rest())
+        if segment.cancelled:
+            pass  # its reader ended it; whether the model was ending there too is a matter of time
+        elif segment.handed == len(completion.ids) and completion.finish != "abort":
             finish: ChainFinish = "stop" if completion.finish == "stop" else "length"
             if finish == "length" and len(completion.ids) < segment.what["cap"]:
                 finish = "budget"
@@ -194,10 +199,11 @@ class TokenStream:
                 self.chain = replace(self.chain, finish="deadline")
         if segment.lease is not None:
             usage = pricing.decoded(self._cost, segment.size, work)
+            usage = replace(usage, discarded=max(0, work.new - segment.handed))
             segment.lease.settle(usage)
             if not self._branch.session.halted:
                 reply = encode(completion) | {
-                    "finish": segment.cut or completion.finish,
+                    "finish": segment.cut or ("lost" if segment.lost else completion.finish),
                     "u": usage.sparse(),
                 }
                 self._branch.journal.record(segment.what, [(segment.key, segment.digest, reply)])
@@ -225,17 +231,12 @@ class _Segment:
         self.handed = 0
         self.cancelled = False
         self.cut: str | None = None  # what ended it, if that was neither the model nor its reader
+        self.lost = False  # it was cancelled with its reader, as the losers of a race are
         self._recorded = recorded
         self._ids: list[int] = list(recorded.ids) if recorded else []
         self._logprobs: list[TokenLogprob] = list((recorded and recorded.logprobs) or ())
         self._arrived = asyncio.Event()
         self._task: asyncio.Task[Any] | None = None
-
-    @property
-    def ended(self) -> bool:
-        """Whether all there will be has been handed over."""
-        over = self._recorded is not None or (self._task is not None and self._task.done())
-        return over and self.handed == len(self._ids) and not self.cut_off
 
     @property
     def cut_off(self) -> bool:
@@ -258,15 +259,19 @@ class _Segment:
         """Log-probabilities of the `fresh` tokens handed over last; none if not asked for."""
         return tuple(self._logprobs[self.handed - fresh : self.handed])
 
-    async def next(self) -> int | None:
-        """The next token, or None when the segment has ended."""
-        while self.handed >= len(self._ids):
+    async def take(self, count: int) -> list[int]:
+        """The next `count` tokens; fewer when the segment has ended."""
+        while len(self._ids) < self.handed + count:
+            if self._task is None and self.lost:
+                # As then, its reader gets no more, and is cancelled when the race is over.
+                await asyncio.get_running_loop().create_future()
             if self._task is None or self._task.done():
-                return None
+                break
             self._arrived.clear()
             await self._arrived.wait()
-        self.handed += 1
-        return self._ids[self.handed - 1]
+        taken = self._ids[self.handed : self.handed + count]
+        self.handed += len(taken)
+        return taken
 
     def cancel(self) -> None:
         self.cancelled = True
@@ -289,3 +294,25 @@ class _Segment:
             work = EngineUsage(prefill=self.size if self._ids else 0, new=len(self._ids))
             values = tuple(self._logprobs) or None
             return Completion(tuple(self._ids), "", "abort", None, values), work
+
+
+class _Text:
+    """The text of tokens that come in pieces. Where a piece ends inside a character, its text is
+    held back until the character is whole."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._held: list[int] = []
+
+    def feed(self, ids: Sequence[int]) -> str:
+        self._held += ids
+        text = self._tokenizer.decode(self._held)
+        if text.endswith("\N{REPLACEMENT CHARACTER}"):
+            return ""
+        self._held.clear()
+        return text
+
+    def rest(self) -> str:
+        """What is still held back, as it is."""
+        held, self._held = self._held, []
+        return self._tokenizer.decode(held)
