@@ -24,6 +24,7 @@ class HFTokenizer:
         # Asked directly: the wrapper's checks cost ten times what the encoding does.
         self._fast = getattr(self._tokenizer, "backend_tokenizer", None)
         self.eos_id: int | None = self._tokenizer.eos_token_id
+        self.bos_id: int | None = self._tokenizer.bos_token_id
         self.vocab_size = len(self._tokenizer)
 
     def encode(self, text: str) -> list[int]:
@@ -60,6 +61,29 @@ class HFTokenizer:
                 f"only the text it was trained on (pad id {pad})"
             )
         return ids
+
+    @property
+    def opening(self) -> tuple[int, ...]:
+        """The special ids that this tokenizer puts before a bare text (BOS, or nothing)."""
+        plain = self.encode("a")
+        whole = list(self._tokenizer("a")["input_ids"])
+        for start in range(len(whole)):
+            if whole[start : start + len(plain)] == plain:
+                return tuple(whole[:start])
+        return ()
+
+    def transcript(self, messages: Sequence[dict[str, str]]) -> list[int]:
+        """A finished conversation through the chat template; without one, the contents line by
+        line and EOS. Raises PromptError where the template refuses the messages."""
+        if not self._tokenizer.chat_template:
+            ids = self.encode("\n".join(message["content"] for message in messages))
+            return ids if self.eos_id is None else [*ids, self.eos_id]
+        try:
+            text = self._tokenizer.apply_chat_template(list(messages), tokenize=False)
+        except Exception as error:
+            reason = " ".join(str(error).split())[:200]
+            raise PromptError(f"the model's chat template refuses this: {reason}") from None
+        return self.encode(text)
 
     def _lost(self, text: str, ids: list[int]) -> bool:
         """Whether characters fell out: a small vocabulary without an unknown token drops them."""

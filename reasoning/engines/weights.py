@@ -10,6 +10,7 @@ from typing import Any
 
 from reasoning.errors import ModelError
 
+MAX_HEADER = 100_000_000  # bytes; safetensors' own limit
 SHIPPED = Path(__file__).parents[1] / "models"
 
 
@@ -50,9 +51,31 @@ def config(folder: Path) -> dict[str, Any]:
     return loaded
 
 
-def rewards(config: dict[str, Any]) -> bool:
-    """Whether the model has a reward head instead of a vocabulary."""
-    return "TokenClassification" in (config.get("architectures") or [""])[0]
+# Architectures whose head scores tokens or sequences (the end of the class's name).
+_SCORING = ("TokenClassification", "SequenceClassification", "RewardModel", "PrmModel")
+
+
+def rewards(config: dict[str, Any], folder: Path | None = None) -> bool:
+    """Whether the model has a reward head instead of a vocabulary, by its architecture, or (with a
+    folder) by a value head among its weights."""
+    if (config.get("architectures") or [""])[0].endswith(_SCORING):
+        return True
+    return folder is not None and any(name.startswith("v_head.") for name in names(folder))
+
+
+def names(folder: Path) -> list[str]:
+    """The names of the folder's tensors, from the headers of its files. Raises ModelError."""
+    found: list[str] = []
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            if size > MAX_HEADER:
+                raise ModelError(f"{path} cannot be read: its header is damaged")
+            try:
+                found += json.loads(file.read(size))
+            except ValueError as error:
+                raise ModelError(f"{path} cannot be read: {error}") from None
+    return [name for name in found if name != "__metadata__"]
 
 
 def content_hash(folder: Path) -> str:

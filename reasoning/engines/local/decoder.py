@@ -47,16 +47,14 @@ class Decoder:
         if config.get("sliding_window") and config.get("use_sliding_window"):
             raise ModelError(f"{folder}: sliding-window attention is not supported; use vllm/")
         weights = self._load(folder)
-        self.head = "reward" if "score.weight" in weights else "lm"
+        self._head = _reward_head(weights)
+        self.head = "reward" if self._head else "lm"
         self._embedding = weights["model.embed_tokens.weight"]
         self._norm = weights["model.norm.weight"]
-        if self.head == "reward":
-            self._output = weights["score.weight"]
-        elif config.get("tie_word_embeddings") or "lm_head.weight" not in weights:
+        if config.get("tie_word_embeddings") or "lm_head.weight" not in weights:
             self._output = self._embedding
         else:
             self._output = weights["lm_head.weight"]
-        self._output_bias = weights.get("score.bias")
         self._blocks = [_Block(weights, f"model.layers.{i}.") for i in range(self.layers)]
         self._inverse, self._rope_scale = _rope(config, self.head_dim, device)
 
@@ -144,8 +142,18 @@ class Decoder:
 
     @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:
-        """Logits [..., vocabulary] in fp32 (or reward logits [..., 1])."""
-        return F.linear(hidden, self._output, self._output_bias).float()
+        """Logits [..., vocabulary] in fp32."""
+        return F.linear(hidden, self._output).float()
+
+    @torch.inference_mode()
+    def rewards(self, hidden: Tensor) -> Tensor:
+        """Rewards [...] in [0, 1]: the last label's, of one by sigmoid, of more by softmax."""
+        for number, (weight, bias) in enumerate(self._head):
+            hidden = F.linear(F.relu(hidden) if number else hidden, weight, bias)
+        logits = hidden.float()
+        if logits.shape[-1] == 1:
+            return torch.sigmoid(logits[..., 0])
+        return torch.softmax(logits, dim=-1)[..., -1]
 
 
 class _Block:
@@ -169,6 +177,18 @@ class _Block:
         self.down = get("mlp.down_proj.weight")
         self.input_norm = get("input_layernorm.weight")
         self.mlp_norm = get("post_attention_layernorm.weight")
+
+
+def _reward_head(weights: dict[str, Tensor]) -> list[tuple[Tensor, Tensor | None]]:
+    """Weight and bias of each layer of the reward head, ReLU between them; [] where there is none.
+
+    `score`: token and sequence classifiers; `score.0`, `score.2`: Qwen2.5-Math-PRM and -RM;
+    `v_head.summary`: a value head beside the vocabulary (TRL, Skywork-o1-Open-PRM).
+    """
+    for layers in (("score",), ("score.0", "score.2"), ("v_head.summary",)):
+        if all(f"{name}.weight" in weights for name in layers):
+            return [(weights[f"{n}.weight"], weights.get(f"{n}.bias")) for n in layers]
+    return []
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

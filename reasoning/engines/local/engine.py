@@ -66,7 +66,7 @@ class LocalEngine(Engine):
         self.name = f"local/{model}"
         self._folder = weights.resolve(model)
         self._config = weights.config(self._folder)
-        can = REWARDS_ONLY if weights.rewards(self._config) else Capabilities()
+        can = REWARDS_ONLY if weights.rewards(self._config, self._folder) else Capabilities()
         self.capabilities = replace(can, token_keyed=True)
         own = int(self._config.get("max_position_embeddings", 4096))
         self.context_length = min(own, max_context or own)

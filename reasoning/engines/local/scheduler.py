@@ -221,7 +221,7 @@ class Scheduler:
     ) -> None:
         values: Tensor | None = None
         if self._decoder.head == "reward":
-            fresh = torch.sigmoid(self._decoder.logits(hidden)[:, 0]).cpu()
+            fresh = self._decoder.rewards(hidden).cpu()
             before = prefix.values[:shared] if prefix is not None else fresh[:0]  # type: ignore[index]
             values = torch.cat((before, fresh))
             outputs = values[work.needed :, None]
