@@ -84,6 +84,11 @@ strategies = Registry(
         "weighted": "reasoning.strategies.best_of_n:Weighted",
         "auto": "reasoning.strategies.auto:Auto",
         "first_verified": "reasoning.strategies.first_verified:FirstVerified",
+        "adaptive_consistency": "reasoning.strategies.adaptive:AdaptiveConsistency",
+        "early_stopping": "reasoning.strategies.adaptive:EarlyStopping",
+        "deep_conf": "reasoning.strategies.deepconf:DeepConf",
+        "deep_conf_online": "reasoning.strategies.deepconf:DeepConfOnline",
+        "a_star": "reasoning.strategies.a_star:AStar",
     },
 )
 chain_policies = Registry("chain_policy", {"plain": "reasoning.strategies.chains.plain:Plain"})
@@ -93,6 +98,16 @@ verifiers = Registry(
         "check": "reasoning.verifiers.check:Check",
         "prm": "reasoning.verifiers.prm:ProcessReward",
         "math": "reasoning.verifiers.math_equal:MathCheck",
+        "qwen_prm": "reasoning.verifiers.text_prm:QwenPrm",
+        "math_shepherd": "reasoning.verifiers.text_prm:MathShepherd",
+        "rlhflow_prm": "reasoning.verifiers.text_prm:RlhflowPrm",
+        "skywork_prm": "reasoning.verifiers.text_prm:SkyworkPrm",
+        "value_head": "reasoning.verifiers.text_prm:ValueHead",
+        "outcome": "reasoning.verifiers.outcome:OutcomeReward",
+        "judge": "reasoning.verifiers.judge:Judge",
+        "self_evaluation": "reasoning.verifiers.self_evaluation:SelfEvaluation",
+        "agreement": "reasoning.verifiers.agreement:Agreement",
+        "random": "reasoning.verifiers.random:Random",
     },
 )
 engines = Registry(
