@@ -30,6 +30,7 @@ from reasoning.recipe import Recipe
 from reasoning.replies import ReplyStore
 from reasoning.runner import Job, Runner, interruptible
 from reasoning.session import Session
+from reasoning.shared_state import SharedState
 
 # Called with each finished record and the number of those still to come.
 Progress = Callable[[dict[str, Any], int], None]
@@ -74,6 +75,7 @@ async def run(
             names[id(configuration)] = (await runner.bind(configuration)).identity
         summary = Summary(folder, len(problems) * len(configurations) * len(recipe.seeds))
         done = _finished(folder, summary, set(names.values()))
+        _recall(runner.shared, folder, problems, configurations, names)
         _note_sitting(folder, configurations[0], command)
         lanes = [lane for lane in _lanes(recipe, problems, configurations, names, done) if lane]
         left, spent = sum(map(len, lanes)), Usage()
@@ -124,12 +126,32 @@ def _lanes(
 ) -> Iterator[list[Job]]:
     """For each problem and seed its configurations, in order, without what is done."""
     for seed in recipe.seeds:
-        for problem in problems:
+        for place, problem in enumerate(problems):
             yield [
-                Job(problem, configuration, seed)
+                Job(problem, configuration, seed, configuration.round_of(place))
                 for configuration in configurations
                 if (names[id(configuration)], problem.id, seed) not in done
             ]
+
+
+def _recall(
+    shared: SharedState,
+    folder: Path,
+    problems: list[Problem],
+    configurations: list[Configuration],
+    names: dict[int, str],
+) -> None:
+    """What finished problems contributed in earlier sittings."""
+    learning = {names[id(c)]: c for c in configurations if c.policy.learns()}
+    places = {problem.id: place for place, problem in enumerate(problems)}
+    for record in (
+        records.read([folder]) if learning and (folder / records.RESULTS).exists() else ()
+    ):
+        configuration = learning.get(record["configuration"])
+        place = places.get(record["problem"])
+        if configuration is not None and place is not None and record["grade"] != "failed":
+            where = record["configuration"], record["replicate"], configuration.round_of(place)
+            shared.add(*where, record["problem"], record.get("evidence", {}))
 
 
 def _finished(folder: Path, summary: Summary, names: set[str]) -> set[tuple[str, str, int]]:

@@ -11,6 +11,8 @@ from reasoning.configuration import Configuration
 from reasoning.errors import DataError
 from reasoning.evals.grading import Grade
 from reasoning.problem import Problem, Solution
+from reasoning.shared_state import evidence
+from reasoning.trace import Trace
 
 RESULTS = "results.jsonl"
 
@@ -46,6 +48,18 @@ def record(
         "usage": solution.usage.sparse(),
         "roles": {role: usage.sparse() for role, usage in solution.roles.items()},
         "seconds": round(solution.seconds, 4),
+        **_learned(solution.trace),
+    }
+
+
+def _learned(trace: Trace) -> dict[str, Any]:
+    """What later rounds read of this problem, and what its chain policy decided on the way."""
+    given = evidence(trace)
+    decided = sorted(trace.of("decision"), key=lambda event: event.branch)
+    decisions = [event.data for event in decided]
+    return {
+        **({"evidence": given} if given else {}),
+        **({"decisions": decisions} if decisions else {}),
     }
 
 

@@ -19,6 +19,7 @@ from reasoning.journal import Journal, Key
 from reasoning.problem import Problem
 from reasoning.replies import ReplyStore
 from reasoning.session import Session
+from reasoning.shared_state import SharedState
 from reasoning.strategy import ChainPolicy, Outcome, Verifier
 from reasoning.trace import Trace
 
@@ -72,6 +73,7 @@ class _Progress:
 class Branch:
     """A branch of one problem under one configuration.
 
+    shared: what problems of earlier rounds contributed; round: that of this problem.
     deadline: loop time after which asks in flight are cut and further ones refused.
     cancellable: asks stream, so that what a cancelled one received is known.
     """
@@ -87,6 +89,8 @@ class Branch:
         ledger: Ledger,
         replicate: int = 0,
         deadline: float | None = None,
+        shared: SharedState | None = None,
+        round_: int = 0,
     ) -> None:
         self.problem = problem
         self.bindings = bindings
@@ -96,6 +100,8 @@ class Branch:
         self.ledger = ledger
         self.replicate = replicate
         self.deadline = deadline
+        self.shared = SharedState(journal) if shared is None else shared
+        self.round = round_
         self.cancellable = deadline is not None
         self.path = ""
         self.stream_path: tuple[Any, ...] = (bindings.seed, problem.id, replicate, "")

@@ -21,6 +21,7 @@ class Configuration:
 
     verifiers: by role, each with the role of the model that serves it (None: no model).
     max_tokens: cap for one chain. seed: of the random streams; replicates add to it.
+    round_size: problems in a round, where what earlier rounds learned is read (shared_state.py).
     """
 
     strategy: Strategy
@@ -33,12 +34,15 @@ class Configuration:
     costs: dict[str, CostModel] = field(default_factory=dict)
     seed: int = 0
     label: str = ""
+    round_size: int = 32
 
     def check(self) -> None:
         """Raise what would go wrong later, before anything is loaded or spent."""
         who = f"strategy {name_of(self.strategy)}"
         if self.max_tokens is not None and self.max_tokens < 1:
             raise ConfigError(f"max_tokens={self.max_tokens} must be at least 1, or left out")
+        if self.round_size < 1:
+            raise ConfigError(f"a round of {self.round_size} problems is none; use 1 or more")
         if self.strategy.unit not in self.policy.units:
             raise CapabilityError(
                 f"{who} asks for whole {self.strategy.unit}s, which chain policy "
@@ -85,6 +89,10 @@ class Configuration:
                 )
         self.policy.check(self.engines, self.sampling, started=True)
 
+    def round_of(self, place: int) -> int:
+        """The round of the problem at `place` in its task's order."""
+        return place // self.round_size if self.policy.learns() else 0
+
     @property
     def verifier_roles(self) -> tuple[str, ...]:
         """Roles in which the strategy or the chain policy asks a verifier."""
@@ -111,6 +119,7 @@ class Configuration:
             "max_tokens": self.max_tokens,
             "budget": asdict(self.budget),
             "seed": self.seed,
+            **({"round_size": self.round_size} if self.policy.learns() else {}),
         }
 
     def bind(self, session: Session) -> Bindings:

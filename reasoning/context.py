@@ -150,6 +150,15 @@ class Context(Branch):
         """Say what decoded tokens were for, which are charged already: see Usage."""
         self.ledger.charge(role, Usage(discarded=discarded, probe=probe))
 
+    async def read(self, name: str) -> list[Any]:
+        """What the problems of all earlier rounds contributed under `name` (JSON values), by round
+        and id. The same for every problem of a round; journaled. Do not change it."""
+        return self.shared.read(self.bindings.identity, self.replicate, self.round, name)
+
+    def contribute(self, name: str, value: Any) -> None:
+        """Give later rounds something to read: evidence as a JSON value, never the truth."""
+        self.trace.add("evidence", self.path, name=name, value=value)
+
     async def note(self, name: str, read: Callable[[], T]) -> T:
         """A value (JSON) that depends on time or on the outside: read once and journaled."""
 

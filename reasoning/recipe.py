@@ -98,6 +98,7 @@ class Recipe(_Part):
     prices: dict[str, Price] = {}
     hardware: str | None = None
     in_flight: int = Field(default=256, ge=1)
+    round_size: int = Field(default=32, ge=1)
 
     @field_validator("hardware")
     @classmethod
@@ -170,6 +171,7 @@ class Recipe(_Part):
                 max_tokens=self.sampling.max_tokens,
                 budget=budget.budget(),
                 costs=costs,
+                round_size=self.round_size,
                 label=label if how == "plain" else f"{label} + {_label(how, name_of(policy))}",
             )
             configuration.check()

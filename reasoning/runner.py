@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import signal
 import threading
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
@@ -24,6 +25,7 @@ from reasoning.journal import Journal
 from reasoning.problem import Problem, Solution, Status
 from reasoning.replies import ReplyStore
 from reasoning.session import Session
+from reasoning.shared_state import SharedState, evidence
 from reasoning.strategy import Outcome
 
 # Errors that say the run itself is wrong, not the problem it met.
@@ -32,11 +34,15 @@ _FATAL = (BudgetBreach, JournalError)
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A problem to be solved under a configuration. replicate: independent repetition."""
+    """A problem to be solved under a configuration. replicate: independent repetition.
+
+    round: it reads what jobs of the same configuration and replicate in earlier rounds contributed.
+    """
 
     problem: Problem
     configuration: Configuration
     replicate: int = 0
+    round: int = 0
 
 
 class Runner:
@@ -56,6 +62,7 @@ class Runner:
         self.store = ReplyStore() if store is None else store
         self.ledger = Ledger("run") if ledger is None else ledger
         self.in_flight = in_flight
+        self.shared = SharedState(self.journal)
         self._bindings: dict[int, tuple[Configuration, Bindings]] = {}
 
     async def bind(self, configuration: Configuration) -> Bindings:
@@ -86,6 +93,8 @@ class Runner:
             ledger=Ledger(job.problem.id, job.configuration.budget, self.ledger, share=False),
             replicate=job.replicate,
             deadline=None if seconds is None else began + seconds,
+            shared=self.shared,
+            round_=job.round,
         )
         status: Status = "ok"
         error: str | None = None
@@ -109,6 +118,9 @@ class Runner:
                 raise
             status, error = "failed", f"bug: {type(failure).__name__}: {failure}"
             outcome = ctx.best or outcome
+        if status not in ("failed", "group_aborted", "interrupted"):
+            given = evidence(ctx.trace)
+            self.shared.add(bindings.identity, job.replicate, job.round, job.problem.id, given)
         return Solution(
             problem=job.problem.id,
             answer=outcome.answer,
@@ -128,12 +140,12 @@ class Runner:
         """Solutions as they are done. After a halt no new job starts.
 
         A lane's jobs are solved one after the other, so that what one drew the next finds in the
-        reply store; `in_flight` lanes run at once.
+        reply store; `in_flight` lanes run at once. A lane whose jobs are of another round than
+        those before it starts when all of those are done.
         """
         done: asyncio.Queue[tuple[Job, Solution] | None] = asyncio.Queue()
-        waiting = iter(lanes)
 
-        async def work() -> None:
+        async def work(waiting: Iterator[Sequence[Job]]) -> None:
             for lane in waiting:
                 for job in lane:
                     if self.session.halted:
@@ -142,9 +154,11 @@ class Runner:
 
         async def work_all() -> None:
             try:
-                async with asyncio.TaskGroup() as group:
-                    for _ in range(self.in_flight):
-                        group.create_task(work())
+                for _, together in itertools.groupby(lanes, key=_round):
+                    waiting = iter(together)
+                    async with asyncio.TaskGroup() as group:
+                        for _ in range(self.in_flight):
+                            group.create_task(work(waiting))
             finally:
                 done.put_nowait(None)
 
@@ -158,6 +172,10 @@ class Runner:
         finally:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
+
+
+def _round(lane: Sequence[Job]) -> int:
+    return max(job.round for job in lane)
 
 
 @contextlib.contextmanager

@@ -36,6 +36,7 @@ class Solver:
     with `model` and engine arguments, or to engines. None: the shipped Countdown models.
     strategy: None is best-of-N where there is a verifier, majority voting where there is none.
     verifiers: by role, specs with `name`, `model` (the role that serves it) and settings.
+    round_size: problems that do not learn from each other, where a chain policy learns at all.
     run: a folder that keeps journal and replies, so that what was paid for is never lost.
     """
 
@@ -53,6 +54,7 @@ class Solver:
         seed: int = 0,
         run: str | Path | None = None,
         in_flight: int = 256,
+        round_size: int = 32,
     ) -> None:
         self.shipped = models is None
         if models is None:
@@ -72,6 +74,7 @@ class Solver:
             budget=budget or Budget(),
             costs=dict(costs or {}),
             seed=seed,
+            round_size=round_size,
         )
         self._configuration.check()
         self._folder = Path(run) if run is not None else None
@@ -116,7 +119,11 @@ class Solver:
 
     async def asolve_many(self, problems: Iterable[str | Problem]) -> AsyncIterator[Solution]:
         """Solutions as they are done. One that fails has status `failed` and an error."""
-        lanes = ([Job(self._problem(problem), self._configuration)] for problem in problems)
+        configuration = self._configuration
+        lanes = (
+            [Job(self._problem(problem), configuration, round=configuration.round_of(place))]
+            for place, problem in enumerate(problems)
+        )
         async with self as solver:
             assert solver._runner is not None
             with interruptible(solver._runner.session):

@@ -20,7 +20,7 @@ from reasoning.problem import Problem
 if TYPE_CHECKING:
     from reasoning.context import Context
 
-Unit = Literal["step", "chain", "group"]
+Unit = Literal["token", "step", "chain", "group"]
 Until = Literal["step", "answer"]
 
 
@@ -42,7 +42,8 @@ class Outcome:
 class Strategy(Settings, abc.ABC):
     """How chains of thought are organised.
 
-    unit: what it asks its chain policy for. needs: capabilities of the policy's engine.
+    unit: what it asks its chain policy for; token: it streams chains itself, which only a policy
+    that leaves them as the model writes them allows. needs: capabilities of the policy's engine.
     racing: its asks depend on which reply comes first, so two runs may differ.
     """
 
@@ -72,6 +73,10 @@ class ChainPolicy(Settings, abc.ABC):
     def verifier_roles(self) -> tuple[str, ...]:
         """Roles in which it, as set, asks a verifier."""
         return ()
+
+    def learns(self) -> bool:
+        """Whether it, as set, reads what problems of earlier rounds contributed."""
+        return False
 
     def check(self, engines: Mapping[str, Engine], sampling: Sampling, *, started: bool) -> None:
         """Raise ConfigError for what would go wrong later with these engines, by role.
