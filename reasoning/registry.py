@@ -91,7 +91,13 @@ strategies = Registry(
         "a_star": "reasoning.strategies.a_star:AStar",
     },
 )
-chain_policies = Registry("chain_policy", {"plain": "reasoning.strategies.chains.plain:Plain"})
+chain_policies = Registry(
+    "chain_policy",
+    {
+        "plain": "reasoning.strategies.chains.plain:Plain",
+        "budget_forcing": "reasoning.strategies.chains.budget_forcing:BudgetForcing",
+    },
+)
 verifiers = Registry(
     "verifier",
     {

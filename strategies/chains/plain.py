@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import ClassVar
 
 from reasoning.chain import Chain
 from reasoning.context import Context
@@ -11,6 +12,8 @@ from reasoning.strategy import ChainPolicy, Until
 
 class Plain(ChainPolicy):
     """Writes a chain as the model does. A step ends with the task's separator."""
+
+    units: ClassVar[frozenset[str]] = frozenset({"token", "step", "chain"})
 
     async def write(self, ctx: Context, prefix: Chain, n: int, until: Until) -> list[Chain]:
         sampling = ctx.bindings.sampling

@@ -1,0 +1,72 @@
+"""Budget forcing (Muennighoff et al. 2025, s1, arXiv 2501.19393, section 3.1).
+
+Max: at `max_thinking` tokens the end-of-think delimiter is put behind the thinking, and then
+`Final Answer:`. Min: an end of thinking that the model samples (the delimiter, or EOS) is taken
+out and `Wait` is put in its place, the first `n_ignore` times.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from reasoning.strategies.chains.observed import Action, Draft, Observed, Observer
+
+SPARE = 100  # tokens that an "auto" limit leaves for the answer
+
+
+class BudgetForcing(Observed):
+    """max_thinking: tokens, `auto` (all the room but the closing and 100 tokens), or None.
+    n_ignore: ends of thinking that are ignored. wait: what stands in their place.
+    final: put behind a forced delimiter; by default `Final Answer:` behind a tag, and nothing
+    behind a word that opens the answer already.
+
+    With max_thinking None and n_ignore 0 it is plain decoding.
+    """
+
+    max_thinking: Annotated[int, Field(ge=0)] | Literal["auto"] | None = None
+    n_ignore: int = Field(default=0, ge=0)
+    wait: str = Field(default="Wait", min_length=1)
+    final: str | None = None
+
+    def observer(self, draft: Draft) -> Observer:
+        return _Forcing(self)
+
+
+class _Forcing(Observer):
+    def __init__(self, policy: BudgetForcing) -> None:
+        self._policy = policy
+        self._ignored = 0
+
+    def stops(self, draft: Draft) -> tuple[str, ...]:
+        return (draft.closing.text,) if self._ignored < self._policy.n_ignore else ()
+
+    def limit(self, draft: Draft) -> int | None:
+        most = self._policy.max_thinking
+        if most is None:
+            return None
+        closing = len(draft.encode("\n" + draft.closing.text + self._final(draft)))
+        if most == "auto":
+            most = max(1, draft.room - closing - SPARE)
+        return most if most + closing < draft.room else None
+
+    def limited(self, draft: Draft) -> Action:
+        return Action("max", draft.closing.behind(draft.chain.text) + self._final(draft))
+
+    async def ended(self, draft: Draft) -> Action | None:
+        if self._ignored >= self._policy.n_ignore:
+            return None
+        keep, lost = draft.unclosed()
+        text = lost + self._policy.wait
+        limit = self.limit(draft)
+        most = draft.room - 1 if limit is None else limit
+        if keep + len(draft.encode(text)) >= most:
+            return None
+        self._ignored += 1
+        return Action("wait", text, keep)
+
+    def _final(self, draft: Draft) -> str:
+        if self._policy.final is not None:
+            return self._policy.final
+        return "" if draft.closing.word else "\n\nFinal Answer:"

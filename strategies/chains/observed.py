@@ -1,0 +1,327 @@
+"""Observed: chain policies that watch a chain while it is decoded, and act on it.
+
+Each policy is an observer of one stream; a policy around another adds its observer to the same
+stream, the outer one first. At a look an observer lets the chain go on (None) or names an action:
+put text behind it, cut it back, stop its thinking, end it. Observers look at the thinking only.
+
+An observer that never acts leaves the chain as plain decoding writes it, token for token: the
+stream is the same request with the same random numbers.
+"""
+
+from __future__ import annotations
+
+import abc
+import asyncio
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from pydantic import Field, PrivateAttr
+
+from reasoning.chain import Chain
+from reasoning.context import Context
+from reasoning.engines.base import Completion, Engine, Sampling, TokenLogprob
+from reasoning.errors import ConfigError, Stopped, first_error
+from reasoning.naming import Spec, build
+from reasoning.registry import chain_policies
+from reasoning.strategies.chains.phases import Closing
+from reasoning.strategies.chains.plain import Plain
+from reasoning.strategy import ChainPolicy, Until
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """What an observer does to a chain.
+
+    why: the rule that acted, for the trace. text: put behind the chain. keep: how many of the
+    chain's tokens stay (None: all). ends: nothing is decoded behind it.
+    """
+
+    why: str
+    text: str = ""
+    keep: int | None = None
+    ends: bool = False
+
+
+class Draft:
+    """A chain that is being written, as its observers see it.
+
+    room: the most tokens that the chain may have. thinking: whether it has not closed its
+    thinking. Tokens are counted from the end of the prompt.
+    """
+
+    def __init__(self, ctx: Context, chain: Chain, closing: Closing) -> None:
+        self.ctx = ctx
+        self.chain = chain
+        self.closing = closing
+        self.engine = ctx.bindings.engine("policy")
+        self.tokenizer = self.engine.tokenizer
+        self.room = len(chain.ids) + ctx.cap(self.engine, chain, None)
+        self.thinking = closing.find(chain.text) < 0
+        self._searched = len(chain.text)
+
+    @property
+    def size(self) -> int:
+        return len(self.chain.ids)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the model has ended the chain, told by its last token."""
+        return self.size > 0 and self.chain.ids[-1] == self.tokenizer.eos_id
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Tokens of a text to be put into the chain.
+
+        Raises ConfigError where the model's vocabulary cannot express it.
+        """
+        ids = tuple(self.tokenizer.encode(text))
+        if self.tokenizer.decode(ids) != text:
+            raise ConfigError(
+                f"{self.engine.name} has no tokens for {text!r}, which a chain policy puts into "
+                f"its chains; set another text"
+            )
+        return ids
+
+    def fits(self, text: str) -> bool:
+        """Whether the chain has room for `text` and a token behind it."""
+        return self.size + len(self.encode(text)) < self.room
+
+    def follow(self, chain: Chain) -> str:
+        """Take over what was decoded. Returns the new text that is thinking."""
+        before, self.chain = len(self.chain.text), chain
+        if not self.thinking:
+            return ""
+        overlap = len(self.closing.text) + 1  # a closing may have begun before, on a new line
+        place = self.closing.find(chain.text, max(0, self._searched - overlap))
+        self._searched = len(chain.text)
+        if place < 0:
+            return chain.text[before:]
+        self.thinking = False
+        return chain.text[before : max(before, place)]
+
+    def unclosed(self) -> tuple[int, str]:
+        """The chain without the closing or the EOS that ended its thinking: how many tokens
+        stay, and text before the closing that shared a token with it."""
+        end = self.size - 1 if self.ended else self.size
+        text = self.tokenizer.decode(self.chain.ids[:end])
+        place = self.closing.find(text)
+        text = text if place < 0 else text[:place]
+        while end and len(kept := self.tokenizer.decode(self.chain.ids[:end])) > len(text):
+            end -= 1
+        return end, text[len(kept) :] if end else text
+
+    def apply(self, action: Action) -> tuple[str, tuple[int, ...]]:
+        """Act. Returns the text that was put into the thinking, and all tokens put there."""
+        chain, ctx = self.chain, self.ctx
+        if action.keep is not None:
+            ctx.book("policy", discarded=self.size - action.keep)
+            text = self.tokenizer.decode(chain.ids[: action.keep])
+            logprobs = chain.logprobs[: action.keep]
+            chain = replace(
+                chain, ids=chain.ids[: action.keep], text=text, done=False, logprobs=logprobs
+            )
+            self.chain, self.thinking = chain, self.closing.find(text) < 0
+            self._searched = len(text)
+        ids = self.encode(action.text)
+        sure = ctx.bindings.sampling.logprobs is not None  # what is forced has probability 1
+        logprobs = (TokenLogprob(0.0),) * len(ids) if sure else ()
+        forced = Completion(ids, action.text, "abort", None, logprobs)
+        fresh = self.follow(chain.extended(forced, "abort", None))
+        if action.ends:
+            self.chain = replace(self.chain, finish="stop", done=True)
+        ctx.trace.add("force", ctx.path, why=action.why, offset=self.size, ids=ids)
+        return fresh, ids
+
+
+class Observer:
+    """Watches the thinking of one chain.
+
+    every: tokens between looks; 0 is no look while the chain is decoded.
+    """
+
+    every: int = 0
+
+    def stops(self, draft: Draft) -> tuple[str, ...]:
+        """Texts behind which decoding is to end, so that `ended` can act there."""
+        return ()
+
+    def limit(self, draft: Draft) -> int | None:
+        """The most tokens that the thinking may have; None is no limit."""
+        return None
+
+    def limited(self, draft: Draft) -> Action:
+        """What happens at the limit that it gave."""
+        raise NotImplementedError
+
+    def see(self, text: str, ids: tuple[int, ...]) -> None:
+        """New text of the thinking, decoded or put there, and its tokens."""
+
+    async def look(self, draft: Draft) -> Action | None:
+        """Asked every `every` tokens of thinking."""
+        return None
+
+    async def ended(self, draft: Draft) -> Action | None:
+        """Asked where the model closed its thinking, or the chain in its thinking."""
+        return None
+
+    async def close(self, draft: Draft) -> None:
+        """The chain is written, or given up: cancel what is in flight."""
+
+
+class Observed(ChainPolicy):
+    """A chain policy that is an observer. inner: one or `plain` that it stands around.
+
+    closing: the text that ends thinking; by default the task's or the model family's.
+    """
+
+    units: ClassVar[frozenset[str]] = frozenset({"chain"})
+    needs: ClassVar[tuple[str, ...]] = ("sample", "stream")
+
+    inner: Spec = "plain"
+    closing: str | None = Field(default=None, min_length=1)
+
+    _inner: Observed | None = PrivateAttr(default=None)
+
+    def model_post_init(self, context: Any) -> None:
+        inner = build(chain_policies, self.inner)
+        if isinstance(inner, Plain):
+            return
+        me = type(self).__name__
+        if not isinstance(inner, Observed):
+            raise ConfigError(
+                f"{me} cannot stand around {type(inner).__name__}, which decodes in its own way; "
+                f"`inner` is a policy that watches one stream, or plain"
+            )
+        if any(isinstance(policy, type(self)) for policy in inner.policies()):
+            raise ConfigError(f"{me} stands around another {me}; use one of them")
+        self._inner = inner
+
+    def policies(self) -> tuple[Observed, ...]:
+        """This policy and those inside it, the outermost first."""
+        return (self, *(self._inner.policies() if self._inner is not None else ()))
+
+    def roles(self) -> tuple[str, ...]:
+        found = dict.fromkeys(role for policy in self.policies() for role in policy.uses())
+        return tuple(role for role in found if role != "policy")
+
+    def check(self, engines: Mapping[str, Engine], sampling: Sampling, *, started: bool) -> None:
+        for policy in self.policies():
+            for role, needs in policy.uses().items():
+                engine = engines[role]
+                # A server says what it can do when it is met, not before.
+                if started or engine.capabilities.sample:
+                    who = f"chain policy {type(policy).__name__} (role {role})"
+                    engine.capabilities.require(needs, engine=engine.name, who=who)
+
+    def uses(self) -> dict[str, tuple[str, ...]]:
+        """Capabilities that this policy needs, by model role."""
+        return {"policy": self.needs}
+
+    @abc.abstractmethod
+    def observer(self, draft: Draft) -> Observer:
+        """The observer of one chain."""
+
+    async def write(self, ctx: Context, prefix: Chain, n: int, until: Until) -> list[Chain]:
+        if until == "step":
+            raise ConfigError(f"{type(self).__name__} writes whole chains, not steps")
+        own = next((p.closing for p in self.policies() if p.closing is not None), None)
+        closing = Closing.of(ctx, own)
+        # Chain i is draw i of the prefix, as in plain decoding; its asks have their own path.
+        first, write = ctx.next_draws(prefix, n), ctx.next_key("write")[-2]
+        refused: list[Stopped] = []
+
+        async def one(index: int) -> Chain | None:
+            branch = ctx.rival(f"write{write}-{index}")
+            draft = Draft(branch, prefix.drawn(first + index), closing)
+            try:
+                return await _written(draft, [p.observer(draft) for p in self.policies()])
+            except Stopped as stopped:
+                refused.append(stopped)
+                return None
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(one(index)) for index in range(n)]
+        except BaseExceptionGroup as failed:
+            raise first_error(failed) from None
+        chains = [chain for task in tasks if (chain := task.result()) is not None]
+        if refused:
+            if not chains:
+                raise refused[0]
+            ctx.note_cut(refused[0].status)
+        return chains
+
+
+async def _written(draft: Draft, observers: list[Observer]) -> Chain:
+    """The chain, from one stream for each time that an observer acted.
+
+    Raises Stopped when not even its first token could be asked for.
+    """
+    start = draft.size
+    try:
+        for observer in observers:
+            observer.see(draft.chain.text if draft.thinking else "", draft.chain.ids)
+        while True:
+            action, over = await _decoded(draft, observers)
+            if action is not None:
+                news = draft.apply(action)
+                for observer in observers:
+                    observer.see(*news)
+                over = action.ends
+            if over:
+                return draft.chain
+    except Stopped as stopped:
+        if draft.size == start:
+            raise
+        draft.ctx.note_cut(stopped.status)
+        finish: Any = {"budget": "budget", "deadline": "deadline"}.get(stopped.status, "abort")
+        return replace(draft.chain, finish=finish)
+    finally:
+        for observer in observers:
+            await observer.close(draft)
+
+
+async def _decoded(draft: Draft, observers: list[Observer]) -> tuple[Action | None, bool]:
+    """Decode up to an action, or as far as one stream goes. True: the chain is over."""
+    room, every = draft.room - draft.size, 0
+    stops: tuple[str, ...] = ()
+    if room < 1:
+        draft.chain = replace(draft.chain, finish="length")
+        return None, True
+    limiting = None
+    if draft.thinking:
+        limits = [(limit, o) for o in observers if (limit := o.limit(draft)) is not None]
+        for limit, observer in limits:
+            if limit <= draft.size:
+                return observer.limited(draft), False
+            if limit - draft.size < room:
+                room, limiting = limit - draft.size, observer
+        stops = tuple(stop for observer in observers for stop in observer.stops(draft))
+        every = math.gcd(*(observer.every for observer in observers))
+    sampling = draft.ctx.bindings.sampling
+    sampling = replace(sampling, stop=(*sampling.stop, *stops)) if stops else sampling
+    async with draft.ctx.stream(
+        draft.chain, every=every or room, sampling=sampling, max_tokens=room
+    ) as stream:
+        async for piece in stream:
+            if not draft.thinking:
+                continue
+            fresh = draft.follow(stream.chain)
+            for observer in observers:
+                observer.see(fresh, piece.ids)
+            if draft.thinking and not draft.ended and every:
+                for observer in observers:
+                    action = await observer.look(draft) if observer.every else None
+                    if action is not None:
+                        await stream.stop()
+                        return action, False
+    draft.follow(stream.chain)
+    finish = draft.chain.finish
+    stopped = finish == "stop" and not draft.ended and draft.chain.text.endswith(stops or ("\0",))
+    if (stopped and not draft.thinking) or (draft.thinking and draft.ended):
+        for observer in observers:
+            action = await observer.ended(draft)
+            if action is not None:
+                return action, False
+    return None, not (stopped or (limiting is not None and finish == "length"))
