@@ -1,0 +1,55 @@
+"""What the tests of selection strategies have in common: problems, and chains by their number."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from reasoning import Problem, Solution, Solver
+from reasoning.engines.scripted import Line, Script, ScriptedEngine
+from reasoning.randomness import key
+from reasoning.strategy import Strategy
+
+
+def problem(name: str = "p", **settings: Any) -> Problem:
+    """Answers stand behind "answer "; steps are lines."""
+    return Problem(
+        name,
+        ({"role": "user", "content": f"question {name}"},),
+        extract=lambda text: text.rsplit("answer ", 1)[1].strip() if "answer " in text else None,
+        canonical=lambda answer: answer.lower(),
+        step="\n",
+        **settings,
+    )
+
+
+def numbered(lines: Sequence[str | Line], name: str = "p") -> Script:
+    """A script whose n-th chain of problem `name` is lines[n]; the last one goes on for the rest.
+
+    Only the problem's first draw from its bare prompt is told by number.
+    """
+    keys = {key(0, name, 0, "", ((0, n),) if n else ()): n for n in range(1000)}
+
+    def script(prompt: str, stream: int) -> Line:
+        line = lines[min(keys[stream], len(lines) - 1)]
+        return line if isinstance(line, Line) else Line(line)
+
+    return script
+
+
+def solve(
+    script: Script | Sequence[str | Line],
+    strategy: Strategy | dict[str, Any],
+    *,
+    rewards: Callable[[str], float] | None = None,
+    engine: ScriptedEngine | None = None,
+    **settings: Any,
+) -> Solution:
+    """The problem solved by a script, or by an engine given instead. rewards: of a path's text,
+    by the verifier."""
+    engine = engine or ScriptedEngine(script=script, rewards=rewards)
+    models = {"policy": engine}
+    if rewards is not None:
+        models["prm"] = engine
+        settings = {"verifiers": {"verifier": {"name": "prm", "model": "prm"}}} | settings
+    return Solver(models, strategy=strategy, **settings).solve(problem())
