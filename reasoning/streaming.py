@@ -9,6 +9,7 @@ discarded and charged; an engine that cannot force is asked again with the longe
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -62,7 +63,9 @@ class TokenStream:
             raise ConfigError(f"a stream is looked at every {every} tokens; use 1 or more")
         if separator == "":
             raise ConfigError("a stream's separator is empty; leave it out to look by tokens")
-        self.chain = prefix.drawn(branch.next_draws(prefix, 1))
+        self._chain = prefix.drawn(branch.next_draws(prefix, 1))
+        self._pieces: list[Piece] = []  # read, and not yet joined to the chain
+        self._offset = len(prefix.ids)
         self._branch = branch
         self._role = role
         self._engine = branch.bindings.engine(role)
@@ -77,6 +80,26 @@ class TokenStream:
         self._closed = False
         self._text = _Text(self._engine.tokenizer)
 
+    @property
+    def chain(self) -> Chain:
+        """What is committed so far. Pieces are joined to it when it is read: a long chain that is
+        looked at token by token must not be copied token by token."""
+        if self._pieces:
+            pieces, self._pieces = self._pieces, []
+            joined = Completion(
+                tuple(itertools.chain.from_iterable(piece.ids for piece in pieces)),
+                "".join(piece.text for piece in pieces),
+                "abort",
+                None,
+                tuple(itertools.chain.from_iterable(piece.logprobs for piece in pieces)),
+            )
+            self._chain = self._chain.extended(joined, "abort", None)
+        return self._chain
+
+    @chain.setter
+    def chain(self, chain: Chain) -> None:
+        self._chain, self._offset = chain, len(chain.ids)
+
     async def __aenter__(self) -> TokenStream:
         return self
 
@@ -87,7 +110,7 @@ class TokenStream:
         return self
 
     async def __anext__(self) -> Piece:
-        if self._closed or len(self.chain.ids) >= self._end:
+        if self._closed or self._offset >= self._end:
             # All the tokens that were asked for are here: the engine is ending by itself.
             await self._finish_segment()
             raise StopAsyncIteration
@@ -104,10 +127,10 @@ class TokenStream:
                 fresh += token
                 text += self._text.feed(token)
         if fresh:
-            values = segment.values(len(fresh))
-            completion = Completion(tuple(fresh), text, "abort", None, values)
-            self.chain = self.chain.extended(completion, "abort", None)
-            return Piece(len(self.chain.ids), tuple(fresh), text, values)
+            self._offset += len(fresh)
+            piece = Piece(self._offset, tuple(fresh), text, segment.values(len(fresh)))
+            self._pieces.append(piece)
+            return piece
         await self._finish_segment()
         raise StopAsyncIteration
 
