@@ -23,7 +23,7 @@ from pydantic import Field
 from reasoning.budget import Budget
 from reasoning.chain import Chain
 from reasoning.context import Context
-from reasoning.errors import BudgetExhausted, RatingFailed
+from reasoning.errors import BudgetExhausted, RatingFailed, first_error
 from reasoning.strategies.best_of_n import most_voted
 from reasoning.strategy import Strategy, Unit, Until
 from reasoning.verifiers.aggregate import Aggregation, aggregate
@@ -232,6 +232,20 @@ class Steps:
             if len(chains) > 1 and not any(ratings):
                 raise
         return [self._aggregated(c, scores) for c, scores in zip(chains, ratings, strict=True)]
+
+    async def score_and_write(
+        self, chains: Sequence[Chain], asks: Sequence[Ask]
+    ) -> tuple[list[float], list[list[Chain]]]:
+        """Both at once: a search that writes on while rewards are on their way."""
+        if not asks:
+            return await self.score(chains), []
+        try:
+            async with asyncio.TaskGroup() as group:
+                scoring = group.create_task(self.score(chains))
+                writing = group.create_task(self.write(asks))
+        except BaseExceptionGroup as failed:
+            raise first_error(failed) from None
+        return scoring.result(), writing.result()
 
     def _aggregated(self, chain: Chain, scores: tuple[float, ...]) -> float:
         if not scores:
