@@ -15,13 +15,13 @@ from reasoning.budget import Budget, Usage
 from reasoning.chain import Chain
 from reasoning.costs import pricing
 from reasoning.draw import Draw
-from reasoning.engines.base import Engine, Sampling, TokenLogprob
+from reasoning.engines.base import Engine, EngineUsage, Sampling, TokenLogprob
 from reasoning.errors import CapabilityError, ConfigError, RatingFailed
 from reasoning.journal import digest
 from reasoning.prompts import render
 from reasoning.race import Race
 from reasoning.ratings import Rate
-from reasoning.strategy import Outcome, Rating, Until
+from reasoning.strategy import Outcome, Rating, Reading, Until
 from reasoning.streaming import TokenStream
 
 T = TypeVar("T")
@@ -119,18 +119,33 @@ class Context(Branch):
         return tuple(TokenLogprob(value, {int(t): p for t, p in top}) for value, top in values)
 
     async def choose(
-        self, prefix: Chain, options: Sequence[int], *, role: str = "policy"
+        self,
+        prefix: Chain,
+        options: Sequence[int],
+        *,
+        role: str = "policy",
+        verifying: bool = False,
     ) -> tuple[float, ...]:
-        """Probabilities of one-token options after `prefix`, renormalised, without decoding."""
+        """Probabilities of one-token options after `prefix`, renormalised, without decoding.
+
+        verifying: it is a verifier's pass over the prefix, and charged as one.
+        """
         engine, size = self.bindings.engine(role), len(prefix.all_ids)
+        model = self.bindings.cost(role)
 
         async def ask() -> tuple[Any, Usage]:
             reply = await engine.choose(prefix.all_ids, options)
-            cost = pricing.read(self.bindings.cost(role), size, reply.usage)
+            if verifying:
+                cost = pricing.verified(model, [Reading(size, reply.usage)])
+            else:
+                cost = pricing.read(model, size, reply.usage)
             return list(reply.probabilities), cost
 
+        worst = self._one_pass(role, size)
+        if verifying:
+            worst = pricing.verifying(model, [Reading(size, EngineUsage(prefill=size, new=1))])
         what = {"prefix": digest(prefix.all_ids), "options": list(options)}
-        return tuple(await self._ask("choose", role, what, self._one_pass(role, size), ask))
+        return tuple(await self._ask("choose", role, what, worst, ask))
 
     async def rate(self, chains: Sequence[Chain], *, role: str = "verifier") -> list[Rating]:
         """Step rewards of each chain by the verifier in `role`. One verifier pass a chain.
@@ -218,6 +233,9 @@ class Context(Branch):
         ask_digest = digest(what, self.identity(role)) if self.journal.path else ""
         recorded = self.journal.find(key, ask_digest, what)
         if recorded is not None:
+            if recorded.get("lost"):
+                # It was cancelled with its branch: as then, it does not return.
+                await asyncio.get_running_loop().create_future()
             value = recorded["v"]
             self.ledger.charge(role, Usage(**recorded["u"]))
         else:
@@ -228,6 +246,12 @@ class Context(Branch):
                 value, usage = await self.session.call(
                     engine or self.bindings.engines.get(role), self.deadline, ask
                 )
+            except asyncio.CancelledError:
+                lease.settle(Usage())
+                if self.cancellable and not self.session.halted:
+                    lost: dict[str, Any] = {"v": None, "u": {}, "lost": True}
+                    self.journal.record(what, [(key, ask_digest, lost)])
+                raise
             except RatingFailed as failed:
                 lease.settle(failed.spent or Usage())
                 raise

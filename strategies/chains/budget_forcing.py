@@ -55,7 +55,8 @@ class _Forcing(Observer):
         return Action("max", draft.closing.behind(draft.chain.text) + self._final(draft))
 
     async def ended(self, draft: Draft) -> Action | None:
-        if self._ignored >= self._policy.n_ignore:
+        closed = draft.ended or not draft.thinking  # not a stop of another policy's
+        if not closed or self._ignored >= self._policy.n_ignore:
             return None
         keep, lost = draft.unclosed()
         text = lost + self._policy.wait

@@ -87,6 +87,13 @@ class Draft:
         """Whether the chain has room for `text` and a token behind it."""
         return self.size + len(self.encode(text)) < self.room
 
+    def thinking_after(self, action: Action) -> int:
+        """Tokens of thinking with an action's text behind the chain."""
+        text = self.chain.text
+        place = self.closing.find(text + action.text)
+        added = action.text if place < 0 else (text + action.text)[len(text) : place]
+        return self.size + len(self.tokenizer.encode(added))
+
     def follow(self, chain: Chain) -> str:
         """Take over what was decoded. Returns the new text that is thinking."""
         before, self.chain = len(self.chain.text), chain
@@ -162,7 +169,7 @@ class Observer:
         return None
 
     async def ended(self, draft: Draft) -> Action | None:
-        """Asked where the model closed its thinking, or the chain in its thinking."""
+        """Asked where decoding has ended behind one of `stops`, or the chain in its thinking."""
         return None
 
     async def close(self, draft: Draft) -> None:
@@ -289,7 +296,7 @@ async def _decoded(draft: Draft, observers: list[Observer]) -> tuple[Action | No
     if room < 1:
         draft.chain = replace(draft.chain, finish="length")
         return None, True
-    limiting = None
+    limiting, limits = None, []
     if draft.thinking:
         limits = [(limit, o) for o in observers if (limit := o.limit(draft)) is not None]
         for limit, observer in limits:
@@ -315,11 +322,13 @@ async def _decoded(draft: Draft, observers: list[Observer]) -> tuple[Action | No
                     action = await observer.look(draft) if observer.every else None
                     if action is not None:
                         await stream.stop()
-                        return action, False
+                        longer = draft.thinking_after(action)
+                        passed = (o for limit, o in limits if limit < longer)
+                        return next((o.limited(draft) for o in passed), action), False
     draft.follow(stream.chain)
     finish = draft.chain.finish
     stopped = finish == "stop" and not draft.ended and draft.chain.text.endswith(stops or ("\0",))
-    if (stopped and not draft.thinking) or (draft.thinking and draft.ended):
+    if stopped or (draft.thinking and draft.ended):
         for observer in observers:
             action = await observer.ended(draft)
             if action is not None:

@@ -9,8 +9,10 @@ from reasoning import Problem, Sampling, Solver
 from reasoning.chain import Chain
 from reasoning.context import Context
 from reasoning.engines.base import ChooseReply, EngineUsage
+from reasoning.engines.characters import CharacterTokenizer
 from reasoning.engines.scripted import Line, ScriptedEngine, VirtualTimeLoop
 from reasoning.problem import Solution
+from reasoning.strategies.chains.answers import NO, YES
 from reasoning.strategy import Outcome, Strategy
 
 TAG = "</think>"
@@ -71,12 +73,21 @@ def forced(solution: Solution) -> list[str]:
     return [event.data["why"] for event in solution.trace.of("force")]
 
 
+class _YesNo(CharacterTokenizer):
+    """Characters, and one token for each Yes and No."""
+
+    def encode(self, text: str) -> list[int]:
+        words = (*YES, *NO)
+        return [0xE000 + words.index(text)] if text in words else super().encode(text)
+
+
 class Judge(ScriptedEngine):
     """Answers `choose` by a function of the prompt: the probability of the first half of the
     options (Yes), the rest being No. Takes `seconds` for it."""
 
     def __init__(self, says: Callable[[str], float], seconds: float = 0.0) -> None:
         super().__init__("judge")
+        self.tokenizer = _YesNo()
         self.says = says
         self.seconds_taken = seconds
         self.asked: list[str] = []
