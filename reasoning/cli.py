@@ -1,4 +1,4 @@
-"""The command line: solve, run, table, ls, validate.
+"""The command line: solve, run, table, ls, validate, check-prm.
 
 An error raised on purpose is one line on stderr and exit code 1 (2 for wrong usage); --debug
 shows the traceback. Text that comes from models or files is never read as markup.
@@ -189,6 +189,38 @@ def list_kind(
             text = f"needs a package that is not installed: {missing.name}"
         table.add_row(escape(name), escape(text))
     console.print(table)
+
+
+@app.command("check-prm")
+def check_prm(
+    model: Annotated[str, typer.Argument(help="engine/model; a bare name is local/name")],
+    format_: Annotated[
+        str | None, typer.Option("--format", help="default: told from config and tokenizer")
+    ] = None,
+    base_url: Annotated[str | None, typer.Option(help="of an openai/ model")] = None,
+) -> None:
+    """Check that a reward model is read the way it was trained: markers, counts, range, traps."""
+    from reasoning.registry import engines
+    from reasoning.solver import engine, run_sync
+    from reasoning.verifiers.check_prm import Check, check
+
+    named = model.partition("/")[0] in engines
+    spec: dict[str, Any] = {"model": model if named else f"local/{model}"}
+    if base_url is not None:
+        spec["base_url"] = base_url
+
+    async def report() -> list[Check]:
+        async with engine(spec) as started:
+            return await check(started, format_)
+
+    table = Table(box=None, show_header=False)
+    checks = run_sync(report())
+    for line in checks:
+        table.add_row(line.state, escape(line.name), escape(line.found))
+    console.print(table)
+    failed = [line.name for line in checks if line.state == "failed"]
+    if failed:
+        raise ReasoningError(f"{model} failed: {', '.join(failed)}")
 
 
 @app.callback()
