@@ -88,6 +88,9 @@ strategies = Registry(
         "early_stopping": "reasoning.strategies.adaptive:EarlyStopping",
         "deep_conf": "reasoning.strategies.deepconf:DeepConf",
         "deep_conf_online": "reasoning.strategies.deepconf:DeepConfOnline",
+        "particle_filtering": "reasoning.strategies.particles:ParticleFiltering",
+        "entropic_particle_filtering": "reasoning.strategies.particles:EntropicParticleFiltering",
+        "particle_gibbs": "reasoning.strategies.particles:ParticleGibbs",
         "a_star": "reasoning.strategies.a_star:AStar",
     },
 )
