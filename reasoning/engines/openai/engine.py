@@ -59,6 +59,7 @@ class OpenAIEngine(Engine):
         self.tokenizer: Tokenizer = ByteTokenizer(chat=self.settings.flavour != "completions")
         self._model = model
         self._server: discovery.Server | None = None
+        self._pooling: pooling.Task | None = None  # how a reward model's server scores
         self._dialect: TokenIds | Text | None = None
         self._transport: Transport | None = None
         self._sender: Sender | None = None
@@ -99,6 +100,7 @@ class OpenAIEngine(Engine):
             raise
         self._server, self._dialect = met.server, met.dialect
         self.tokenizer, self.capabilities = met.tokenizer, met.capabilities
+        self._pooling = met.pooling
         self.context_length = met.context_length
         backoff = Backoff(given.backoff, given.retry_after_cap)
         capacity = given.max_concurrency if given.retry_budget is None else given.retry_budget
@@ -244,8 +246,18 @@ class OpenAIEngine(Engine):
         if not positions:
             return PoolReply((), EngineUsage())
         self._fits(ids, spare=0)
-        read = partial(pooling.read, size=len(ids), positions=positions)
-        return await self._ask(pooling.PATH, pooling.body(self._server.model, ids), read)
+        last = self._pooling == "classify"
+        if last and list(positions) != [len(ids) - 1]:
+            raise CapabilityError(
+                f"{self.name} is served to score the last token only, and {len(positions)} "
+                f"positions were asked for; set the verifier to `read: last`, or serve the model "
+                f"without `--pooler-config` of task classify"
+            )
+        read = partial(
+            pooling.read_last if last else pooling.read, size=len(ids), positions=positions
+        )
+        body = pooling.body(self._server.model, ids, self._pooling or "token_classify")
+        return await self._ask(pooling.PATH, body, read)
 
     def _fits(self, ids: Sequence[int], spare: int = 1) -> int:
         """Tokens that fit behind `ids`. Raises PromptError for what the server would refuse."""

@@ -41,6 +41,7 @@ class Met:
     tokenizer: Tokenizer
     capabilities: Capabilities
     context_length: int
+    pooling: pooling.Task | None = None
 
 
 async def meet(transport: Transport, given: Settings, model: str) -> Met:
@@ -89,11 +90,13 @@ async def _in_ids(
     vocabulary = said if isinstance(said, int) else tokenizer.vocab_size + PADDING
     dialect = TokenIds(server.model, max(vocabulary, tokenizer.vocab_size), tokenizer.decode)
     capabilities = Capabilities()
+    scores: pooling.Task | None = None
     try:
         in_ids = await transport.post(dialect.path, dialect.health_body(), _holds_ids)
     except Fault:
         # A server of a reward model does not decode.
-        if not await pooling.offered(transport, server.model):
+        scores = await pooling.offered(transport, server.model)
+        if scores is None:
             raise
         capabilities, in_ids = REWARDS_ONLY, True
     if not in_ids:
@@ -102,7 +105,7 @@ async def _in_ids(
             f"as vLLM {server.version}; use vLLM 0.10.2 or newer, or flavour: chat"
         )
     context = given.context_length or server.context or DEFAULT_CONTEXT
-    return Met(server, dialect, tokenizer, capabilities, context)
+    return Met(server, dialect, tokenizer, capabilities, context, scores)
 
 
 def _holds_ids(body: bytes) -> bool:

@@ -67,6 +67,7 @@ class VLLMEngine(Engine):
         self._speculative = arguments.get("speculative_config") is not None
         self._llm: Any = None
         self._totals: dict[str, float] = {}
+        self._tasks: tuple[str, ...] = ()  # of a reward model, as vLLM names them
         self._on_cpu = False
         self._numbers = itertools.count()
 
@@ -101,6 +102,8 @@ class VLLMEngine(Engine):
             raise ModelError(f"{self.name}: vLLM refused it: {_line(error)}") from None
         except Exception as error:
             raise EngineUnavailable(f"{self.name}: vLLM did not start: {_line(error)}") from None
+        if self.capabilities.pool:
+            self._tasks = tuple(await self._llm.get_supported_tasks())
 
     def _defaults(self) -> dict[str, Any]:
         defaults: dict[str, Any] = {
@@ -111,6 +114,8 @@ class VLLMEngine(Engine):
         if not self.capabilities.sample:
             defaults["runner"] = "pooling"
             del defaults["scheduling_policy"]
+            if "ProcessReward" in (self._config.get("architectures") or [""])[0]:
+                del defaults["enable_prefix_caching"]  # vLLM has none for these
         if self._on_cpu:
             # A seeded request that is prefilled in chunks kills the CPU engine, because a CPU
             # generator cannot be rewound; whole prompts it is then.
@@ -278,14 +283,20 @@ class VLLMEngine(Engine):
         return ChooseReply(shares, mass, EngineUsage(len(prefix_ids) - cached, cached, 1))
 
     async def pool(self, ids: Sequence[int], positions: Sequence[int]) -> PoolReply:
-        """One pass over all of `ids`: token_classify never uses vLLM's prefix cache."""
+        """One pass over `ids`.
+
+        The last token alone is asked for as a sequence (`classify`), which reads vLLM's prefix
+        cache: a growing path is computed from where it grew. Several positions are asked for by
+        token (`token_classify`), which never does, and costs the whole length.
+        """
         self.capabilities.require(("pool",), engine=self.name, who="a reward")
         from vllm import PoolingParams
 
         if not positions:
             return PoolReply((), EngineUsage())
         self._room(ids, spare=0)
-        params = PoolingParams(task="token_classify", use_activation=True)
+        whole = list(positions) == [len(ids) - 1] and "classify" in self._tasks
+        params = PoolingParams(task="classify" if whole else "token_classify", use_activation=True)
         output: Any = None
         try:
             async for part in self._running().encode(
@@ -294,10 +305,14 @@ class VLLMEngine(Engine):
                 output = part
         except Exception as error:
             raise self._fault(error) from error
-        values = output.outputs.data.float().reshape(-1)
-        if len(values) != len(ids):
-            raise EngineReplyError(f"{self.name} gave {len(values)} rewards for {len(ids)} tokens")
-        return PoolReply(tuple(float(values[p]) for p in positions), EngineUsage(prefill=len(ids)))
+        data = output.outputs.data.float()
+        rows = data.reshape(1, -1) if whole else data.reshape(len(data), -1)
+        if not whole and len(rows) != len(ids):
+            raise EngineReplyError(f"{self.name} gave {len(rows)} rewards for {len(ids)} tokens")
+        # The last label's: of one its sigmoid, of two the chance of the second.
+        values = tuple(float(rows[0 if whole else position, -1]) for position in positions)
+        cached = (output.num_cached_tokens or 0) if whole else 0
+        return PoolReply(values, EngineUsage(prefill=len(ids) - cached, cached=cached))
 
     async def _generate(
         self, ids: Sequence[int], params: Any, priority: int
