@@ -67,6 +67,8 @@ class Configuration:
                     f"verifier {name_of(verifier)} in role {role!r} needs a model; set its "
                     f"`model` to one of the roles under `models` ({', '.join(self.engines)})"
                 )
+        for engine in self.engines.values():
+            engine.check(self.sampling)
         self.policy.check(self.engines, self.sampling, started=False)
 
     def check_engines(self) -> None:
@@ -87,6 +89,8 @@ class Configuration:
                 engine.capabilities.require(
                     verifier.needs, engine=engine.name, who=f"verifier {name_of(verifier)}"
                 )
+        for engine in self.engines.values():
+            engine.check(self.sampling)
         self.policy.check(self.engines, self.sampling, started=True)
 
     def round_of(self, place: int) -> int:

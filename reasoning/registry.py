@@ -98,6 +98,7 @@ chain_policies = Registry(
     "chain_policy",
     {
         "plain": "reasoning.strategies.chains.plain:Plain",
+        "spec_reason": "reasoning.strategies.chains.spec_reason:SpecReason",
         "budget_forcing": "reasoning.strategies.chains.budget_forcing:BudgetForcing",
     },
 )

@@ -268,6 +268,10 @@ class Engine(abc.ABC):
         Goes into content hashes and run headers; holds no secret.
         """
 
+    def check(self, sampling: Sampling) -> None:  # noqa: B027 (most engines refuse nothing)
+        """Raise CapabilityError for sampling that this engine is known to do wrongly. Also asked
+        before it is started."""
+
     def model_config(self) -> dict[str, Any] | None:
         """The model's config.json, for the cost model; None when it is not at hand."""
         return None

