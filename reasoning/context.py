@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from reasoning.branch import Branch
@@ -18,6 +19,7 @@ from reasoning.draw import Draw
 from reasoning.engines.base import Engine, EngineUsage, Sampling, TokenLogprob
 from reasoning.errors import CapabilityError, ConfigError, RatingFailed
 from reasoning.journal import digest
+from reasoning.problem import Message
 from reasoning.prompts import render
 from reasoning.race import Race
 from reasoning.ratings import Rate
@@ -38,6 +40,14 @@ class Context(Branch):
         engine = self.bindings.engine("policy")
         key = (self.problem.id, self.bindings.identity)
         return Chain(self.session.rendered(key, lambda: render(self.problem, engine)))
+
+    def prompted(self, messages: Sequence[Message]) -> Chain:
+        """A bare prompt of other messages than the problem's, such as those of a revision.
+
+        Raises PromptError when it does not fit the model's context.
+        """
+        asked = replace(self.problem, messages=tuple(messages))
+        return Chain(render(asked, self.bindings.engine("policy")))
 
     def remaining(self, unit: str = "tokens") -> float:
         """What may still be spent here in `unit` (inf: no cap)."""
@@ -146,6 +156,30 @@ class Context(Branch):
             worst = pricing.verifying(model, [Reading(size, EngineUsage(prefill=size, new=1))])
         what = {"prefix": digest(prefix.all_ids), "options": list(options)}
         return tuple(await self._ask("choose", role, what, worst, ask))
+
+    async def embed(
+        self, ends: Sequence[tuple[Chain, int]], *, role: str = "policy"
+    ) -> list[tuple[float, ...]]:
+        """For each (chain, n): the mean hidden state of the chain's last n tokens.
+
+        The model in `role` reads the policy's tokens as they are. Its prefill is charged.
+        """
+        engine, cost = self.bindings.engine(role), self.bindings.cost(role)
+        sizes = [len(chain.all_ids) for chain, _ in ends]
+
+        async def ask() -> tuple[Any, Usage]:
+            replies = await asyncio.gather(
+                *(engine.embed(chain.all_ids, len(chain.all_ids) - n) for chain, n in ends)
+            )
+            spent = (
+                pricing.read(cost, size, reply.usage)
+                for size, reply in zip(sizes, replies, strict=True)
+            )
+            return [[round(x, 6) for x in reply.values] for reply in replies], Usage.sum(spent)
+
+        what = {"ends": [[digest(chain.all_ids), n] for chain, n in ends]}
+        worst = Usage.sum(pricing.worst(cost, size, 0, 1) for size in sizes)
+        return [tuple(v) for v in await self._ask("embed", role, what, worst, ask)]
 
     async def rate(self, chains: Sequence[Chain], *, role: str = "verifier") -> list[Rating]:
         """Step rewards of each chain by the verifier in `role`. One verifier pass a chain.

@@ -37,6 +37,7 @@ class Capabilities:
     choose: bool = True  # probabilities of one-token options
     force: bool = False  # can force the next tokens of a running request
     pool: bool = False  # per-token scores of a reward head
+    embed: bool = False  # mean hidden states of given tokens
     token_keyed: bool = False  # sliced decoding gives the same chain as one request
     seeds: bool = True  # same stream, same chain
     continue_turn: bool = True  # can continue an open assistant turn
@@ -195,6 +196,14 @@ class PoolReply:
     usage: EngineUsage
 
 
+@dataclass(frozen=True, slots=True)
+class EmbedReply:
+    """values: the last layer's hidden state (after its norm), averaged over the asked tokens."""
+
+    values: tuple[float, ...]
+    usage: EngineUsage
+
+
 class Sink(Protocol):
     """Takes the new tokens of continuation `index` as they arrive.
 
@@ -260,6 +269,10 @@ class Engine(abc.ABC):
     async def pool(self, ids: Sequence[int], positions: Sequence[int]) -> PoolReply:
         """The reward head's output at `positions` (indices into ids, ascending)."""
         raise CapabilityError(f"engine {self.name} has no reward head")
+
+    async def embed(self, ids: Sequence[int], first: int) -> EmbedReply:
+        """The mean hidden state of the tokens from index `first` to the end of `ids`."""
+        raise CapabilityError(f"engine {self.name} cannot embed tokens")
 
     @abc.abstractmethod
     def identity(self) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from reasoning.engines.base import (
     Capabilities,
     ChooseReply,
     Completion,
+    EmbedReply,
     Engine,
     EngineUsage,
     PoolReply,
@@ -76,15 +77,17 @@ class ScriptedEngine(Engine):
         capabilities: Capabilities | None = None,
         context_length: int = 1 << 20,
         rewards: Callable[[str], float] | None = None,
+        embeddings: Callable[[str], Sequence[float]] | None = None,
     ) -> None:
         self.name = f"scripted/{model}"
         self.capabilities = capabilities or Capabilities(
-            token_keyed=True, pool=rewards is not None, together=False
+            token_keyed=True, pool=rewards is not None, embed=embeddings is not None
         )
         self.context_length = context_length
         self.tokenizer = CharacterTokenizer()
         self.totals = _Totals()
         self._rewards = rewards
+        self._embeddings = embeddings
         self._script = script if callable(script) else _choice(list(script), seconds)
 
     async def start(self) -> None:
@@ -176,6 +179,13 @@ class ScriptedEngine(Engine):
             self._rewards(self.tokenizer.decode(ids[: position + 1])) for position in positions
         )
         return PoolReply(values, EngineUsage(prefill=len(ids)))
+
+    async def embed(self, ids: Sequence[int], first: int) -> EmbedReply:
+        if self._embeddings is None:
+            return await super().embed(ids, first)
+        self.totals.prefill += len(ids)
+        values = tuple(self._embeddings(self.tokenizer.decode(ids[first:])))
+        return EmbedReply(values, EngineUsage(prefill=len(ids)))
 
     def identity(self) -> dict[str, Any]:
         return {"engine": "scripted", "model": self.name}

@@ -19,6 +19,7 @@ from reasoning.engines.base import (
     Capabilities,
     ChooseReply,
     Completion,
+    EmbedReply,
     Engine,
     EngineUsage,
     PoolReply,
@@ -67,7 +68,7 @@ class LocalEngine(Engine):
         self._folder = weights.resolve(model)
         self._config = weights.config(self._folder)
         can = REWARDS_ONLY if weights.rewards(self._config, self._folder) else Capabilities()
-        self.capabilities = replace(can, token_keyed=True)
+        self.capabilities = replace(can, token_keyed=True, embed=True)
         own = int(self._config.get("max_position_embeddings", 4096))
         self.context_length = min(own, max_context or own)
         self._device = torch.device(
@@ -206,8 +207,23 @@ class LocalEngine(Engine):
         values, usage = await self._pass(tuple(ids), first, read)
         return PoolReply(values, usage)
 
+    async def embed(self, ids: Sequence[int], first: int) -> EmbedReply:
+        if not 0 <= first < len(ids):
+            raise PromptError(f"{self.name}: no token from {first} on in {len(ids)} to embed")
+
+        def read(outputs: Tensor) -> Any:
+            return tuple(outputs.mean(dim=0).tolist())
+
+        values, usage = await self._pass(tuple(ids), first, read, hidden=True)
+        return EmbedReply(values, usage)
+
     async def _pass(
-        self, ids: tuple[int, ...], needed: int, read: Callable[[Tensor], Any]
+        self,
+        ids: tuple[int, ...],
+        needed: int,
+        read: Callable[[Tensor], Any],
+        *,
+        hidden: bool = False,
     ) -> tuple[Any, EngineUsage]:
         self._room(ids, spare=0)
         worker = self._running()
@@ -216,7 +232,8 @@ class LocalEngine(Engine):
         def done(outputs: Tensor, cached: int) -> None:
             worker.tell(_resolve, answer, (read(outputs), cached))
 
-        work = Pass(ids, needed, done, failed=lambda error: worker.tell(_fail, answer, error))
+        failed = lambda error: worker.tell(_fail, answer, error)  # noqa: E731
+        work = Pass(ids, needed, done, failed, hidden)
         worker.add(work)
         try:
             value, cached = await answer

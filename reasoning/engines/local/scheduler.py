@@ -27,16 +27,18 @@ PREFILL_TOKENS = 4096
 
 @dataclass(eq=False)
 class Pass:
-    """A prefill whose hidden states are wanted (score, choose, pool).
+    """A prefill whose hidden states are wanted (score, choose, pool, embed).
 
     needed: position from which outputs are wanted. read(outputs): called in the worker with the
     logits (or reward values) at positions needed..end. Rewards are cached with the prefix.
+    hidden: read(outputs) gets the hidden states themselves.
     """
 
     ids: tuple[int, ...]
     needed: int
-    done: Callable[[Tensor, int], None]  # outputs [end - needed, V or 1], cached tokens
+    done: Callable[[Tensor, int], None]  # outputs [end - needed, V, 1 or hidden], cached tokens
     failed: Callable[[Exception], None]
+    hidden: bool = False
     cancelled: bool = False
     priority: int = 0
 
@@ -208,7 +210,8 @@ class Scheduler:
     def _reusable(self, work: Pass) -> int:
         """How much of a pass may come from the cache: rewards are cached, logits are not."""
         last = len(work.ids) - 1
-        return last if self._decoder.head == "reward" else min(work.needed, last)
+        cached = self._decoder.head == "reward" and not work.hidden
+        return last if cached else min(work.needed, last)
 
     def _answer(
         self,
@@ -224,6 +227,9 @@ class Scheduler:
             fresh = self._decoder.rewards(hidden).cpu()
             before = prefix.values[:shared] if prefix is not None else fresh[:0]  # type: ignore[index]
             values = torch.cat((before, fresh))
+        if work.hidden:
+            outputs = hidden[work.needed - shared :].float()
+        elif values is not None:
             outputs = values[work.needed :, None]
         else:
             outputs = self._decoder.logits(hidden[work.needed - shared :])
