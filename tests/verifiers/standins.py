@@ -42,11 +42,11 @@ LLAMA = (
     "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
 )
 SHAPE = {
-    "hidden_size": 32,
+    "hidden_size": 64,
     "intermediate_size": 64,
     "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
+    "num_attention_heads": 2,  # of 32 each: vLLM's CPU build has no smaller ones
+    "num_key_value_heads": 1,
     "max_position_embeddings": 2048,
     "initializer_range": 0.4,
     "tie_word_embeddings": False,
@@ -59,7 +59,7 @@ def qwen_prm(folder: Path) -> None:
     config = Qwen2Config(vocab_size=len(tokenizer), **SHAPE)
     torch.manual_seed(1)
     base = Qwen2Model(config)
-    head = torch.nn.Sequential(torch.nn.Linear(32, 32), torch.nn.ReLU(), torch.nn.Linear(32, 2))
+    head = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 2))
     weights = {f"model.{name}": t for name, t in base.state_dict().items()}
     weights |= {f"score.{name}": 2 * t for name, t in head.state_dict().items()}
     _write(folder, config, weights, "Qwen2ForProcessRewardModel")
@@ -71,7 +71,7 @@ def skywork_prm(folder: Path) -> None:
     config = Qwen2Config(vocab_size=len(tokenizer), **SHAPE)
     torch.manual_seed(2)
     weights = dict(AutoModelForCausalLM.from_config(config).state_dict())
-    head = torch.nn.Linear(32, 1)
+    head = torch.nn.Linear(64, 1)
     weights |= {f"v_head.summary.{name}": 2 * t for name, t in head.state_dict().items()}
     _write(folder, config, weights, "Qwen2ForPrmModel")
 
@@ -113,7 +113,7 @@ def value_head(folder: Path) -> None:
     """A token classifier with two labels on Qwen3."""
     tokenizer = _byte_level(folder, CHATML, "<|im_end|>", "<|im_start|>")
     torch.manual_seed(5)
-    config = Qwen3Config(vocab_size=len(tokenizer), head_dim=8, num_labels=2, **SHAPE)
+    config = Qwen3Config(vocab_size=len(tokenizer), head_dim=32, num_labels=2, **SHAPE)
     AutoModelForTokenClassification.from_config(config).save_pretrained(folder)
 
 

@@ -1,0 +1,196 @@
+"""Reward models on vLLM, in process and over HTTP, against Transformers: the README's table."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch", reason="the extra `local` is not installed")
+
+from aiohttp import web
+
+from reasoning.chain import Chain
+from reasoning.engines.base import Engine, EngineUsage
+from reasoning.engines.openai import OpenAIEngine
+from reasoning.errors import CapabilityError, EngineReplyError
+from reasoning.naming import build
+from reasoning.problem import Problem
+from reasoning.registry import verifiers
+from reasoning.strategy import Rating
+from tests.engines.stub_server import VOCABULARY, ByteIds, Stub
+from tests.verifiers import references
+
+QUESTION = "How many apples are left?"
+STEPS = ["Step 1: 3 + 4 = 7", "Step 2: 7 - 2 = 5", "The answer is 5."]
+PROBLEM = Problem("apples", ({"role": "user", "content": QUESTION},), step="\n\n")
+
+vllm = [
+    pytest.mark.vllm,
+    pytest.mark.filterwarnings(
+        "ignore::DeprecationWarning",
+        "ignore::FutureWarning",
+        "ignore::ResourceWarning",
+        "ignore::pytest.PytestUnraisableExceptionWarning",
+    ),
+]
+
+
+def on_vllm(test: Any) -> Any:
+    for mark in vllm:
+        test = mark(test)
+    return test
+
+
+@asynccontextmanager
+async def in_process(folder: Path) -> AsyncIterator[Engine]:
+    pytest.importorskip("vllm", reason="vLLM is not installed")
+    from reasoning.engines.vllm import VLLMEngine
+
+    engine = VLLMEngine(str(folder), dtype="float32", max_model_len=512, block_size=32)
+    async with engine as started:
+        yield started
+
+
+@asynccontextmanager
+async def over_http(folder: Path, log: Path, *arguments: str) -> AsyncIterator[Engine]:
+    pytest.importorskip("vllm", reason="vLLM is not installed")
+    from reasoning.engines.vllm.server import CPU_ARGUMENTS, serving
+
+    settings = ("--dtype=float32", "--max-model-len=512", "--block-size=32", *CPU_ARGUMENTS)
+    with serving(str(folder), *settings, *arguments, log=log) as base_url:
+        async with OpenAIEngine("", base_url=base_url) as started:
+            yield started
+
+
+async def rate(engine: Engine, name: str, count: int, **settings: Any) -> Rating:
+    text = "\n\n".join(STEPS[:count]) + "\n\n"
+    chain = Chain((1,), tuple(map(ord, text)), text, "stop", True)
+    verifier = build(verifiers, {"name": name, **settings})
+    (rating,) = await verifier.rate(PROBLEM, [chain], engine)
+    return rating  # type: ignore[no-any-return]
+
+
+async def agrees_stepwise(engine: Engine, name: str, folder: Path) -> None:
+    for count in (1, 3):
+        rating = await rate(engine, name, count)
+        expected = references.STEPWISE[name](folder, QUESTION, STEPS[:count])
+        assert rating.scores == pytest.approx(expected, abs=2e-3)
+    whole = await rate(engine, name, 3, read="model")
+    text = "\n\n".join(STEPS)
+    assert whole.scores == pytest.approx(
+        references.STEPWISE[name](folder, QUESTION, [text]), abs=2e-3
+    )
+
+
+@on_vllm
+async def test_value_head_in_process_by_token_and_of_the_last(standin_folder: Path) -> None:
+    """token_classify for all steps costs the whole length each time; classify on the last token
+    reads the prefix cache; one engine does both, by what is asked."""
+    folder = standin_folder / "value_head"
+    async with in_process(folder) as engine:
+        await agrees_stepwise(engine, "value_head", folder)
+        steps = await rate(engine, "value_head", 3)
+        assert steps.usage.cached == 0
+        last = await rate(engine, "value_head", 2, read="last")
+        grown = await rate(engine, "value_head", 3, read="last")
+        expected = references.value_head(folder, QUESTION, STEPS)
+        assert last.scores == pytest.approx(expected[1:2], abs=2e-3)
+        assert grown.scores == pytest.approx(expected[2:], abs=2e-3)
+        size = last.readings[0].size
+        assert grown.usage.cached >= size // 32 * 32 - 32 > 0
+        assert grown.usage.prefill + grown.usage.cached == grown.readings[0].size
+
+
+@on_vllm
+async def test_qwen_prm_in_process(standin_folder: Path) -> None:
+    async with in_process(standin_folder / "qwen_prm") as engine:
+        await agrees_stepwise(engine, "qwen_prm", standin_folder / "qwen_prm")
+        last = await rate(engine, "qwen_prm", 3, read="last")
+        expected = references.qwen_prm(standin_folder / "qwen_prm", QUESTION, STEPS)
+        assert last.scores == pytest.approx(expected[2:], abs=2e-3)
+
+
+@on_vllm
+async def test_rlhflow_prm_in_process(standin_folder: Path) -> None:
+    folder = standin_folder / "rlhflow_prm"
+    async with in_process(folder) as engine:
+        await agrees_stepwise(engine, "rlhflow_prm", folder)
+        rating = await rate(engine, "rlhflow_prm", 3)
+        assert rating.usage.new == 3  # vLLM decodes a token to answer
+        assert rating.usage.cached > 0
+
+
+@on_vllm
+async def test_outcome_in_process(standin_folder: Path) -> None:
+    async with in_process(standin_folder / "outcome") as engine:
+        rating = await rate(engine, "outcome", 3)
+        text = "\n\n".join(STEPS)
+        expected = references.outcome(standin_folder / "outcome", QUESTION, text)
+        assert rating.scores == pytest.approx([expected], abs=2e-3)
+
+
+@on_vllm
+async def test_qwen_prm_over_http(standin_folder: Path, tmp_path: Path) -> None:
+    folder = standin_folder / "qwen_prm"
+    async with over_http(folder, tmp_path / "log") as engine:
+        await agrees_stepwise(engine, "qwen_prm", folder)
+
+
+@on_vllm
+async def test_math_shepherd_over_http(standin_folder: Path, tmp_path: Path) -> None:
+    folder = standin_folder / "math_shepherd"
+    async with over_http(folder, tmp_path / "log") as engine:
+        await agrees_stepwise(engine, "math_shepherd", folder)
+
+
+@on_vllm
+async def test_value_head_over_http_of_the_last_token(standin_folder: Path, tmp_path: Path) -> None:
+    folder = standin_folder / "value_head"
+    task = '--pooler-config={"task": "classify"}'
+    async with over_http(folder, tmp_path / "log", task) as engine:
+        expected = references.value_head(folder, QUESTION, STEPS)
+        for count in (1, 2, 3):
+            rating = await rate(engine, "value_head", count, read="last")
+            assert rating.scores == pytest.approx(expected[count - 1 : count], abs=2e-3)
+        with pytest.raises(CapabilityError, match="read: last"):
+            await rate(engine, "value_head", 3)
+
+
+class LastOnly(Stub):
+    """A server of a reward model that scores sequences; refuses scores by token, as vLLM does."""
+
+    async def pool(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        if body["task"] != "classify":
+            said = "Try switching the model's pooling_task via --pooler-config.task token_classify."
+            return web.json_response({"error": {"message": said, "code": 400}}, status=400)
+        (ids,) = body["input"]
+        reply = {"data": [{"index": 0, "data": [1 - ids[-1] / VOCABULARY, ids[-1] / VOCABULARY]}]}
+        if self.lie is not None:
+            self.lie(reply)
+        return web.json_response(reply)
+
+
+async def test_a_server_that_scores_the_last_token_only() -> None:
+    stub = LastOnly()
+    stub.rewards = True
+    async with stub.serving(), OpenAIEngine("m", base_url=stub.url, tokenizer=ByteIds()) as engine:
+        assert engine.capabilities.pool and not engine.capabilities.sample
+        reply = await engine.pool([64, 128, 192], [2])
+        assert reply.values == (0.75,) and reply.usage == EngineUsage(prefill=3)
+        for positions in ([0], [0, 2]):
+            with pytest.raises(CapabilityError, match="read: last"):
+                await engine.pool([64, 128, 192], positions)
+        for lie in (
+            lambda reply: reply["data"].clear(),
+            lambda reply: reply["data"][0].__setitem__("data", [0.5, float("nan")]),
+            lambda reply: reply["data"][0].__setitem__("data", [0.5, 7.0]),
+            lambda reply: reply["data"][0].__setitem__("data", []),
+        ):
+            stub.lie = lie
+            with pytest.raises(EngineReplyError, match="scores"):
+                await engine.pool([64], [0])
