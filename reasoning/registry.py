@@ -91,6 +91,8 @@ strategies = Registry(
         "particle_filtering": "reasoning.strategies.particles:ParticleFiltering",
         "entropic_particle_filtering": "reasoning.strategies.particles:EntropicParticleFiltering",
         "particle_gibbs": "reasoning.strategies.particles:ParticleGibbs",
+        "sequential_revision": "reasoning.strategies.revision:SequentialRevision",
+        "self_refine": "reasoning.strategies.self_refine:SelfRefine",
         "a_star": "reasoning.strategies.a_star:AStar",
     },
 )
