@@ -67,6 +67,13 @@ class Configuration:
                     f"verifier {name_of(verifier)} in role {role!r} needs a model; set its "
                     f"`model` to one of the roles under `models` ({', '.join(self.engines)})"
                 )
+        if getattr(self.strategy, "aggregate", None) == "model":
+            for role in self.strategy.verifier_roles():
+                if not self.verifiers[role][0].single:
+                    raise ConfigError(
+                        f"{who}: aggregation model takes one score of a whole chain, and the "
+                        f"verifier in role {role!r} gives one a step; set it to `read: model`"
+                    )
         for engine in self.engines.values():
             engine.check(self.sampling)
         self.policy.check(self.engines, self.sampling, started=False)

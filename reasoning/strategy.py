@@ -150,6 +150,11 @@ class Verifier(Settings, abc.ABC):
         Raises RatingFailed, with the ratings of the others, when some chains cannot be rated.
         """
 
+    @property
+    def single(self) -> bool:
+        """Whether a chain has one score, however many steps: what aggregation `model` takes."""
+        return True
+
     def most(self, problem: Problem, chain: Chain, engine: Engine | None) -> tuple[Reading, ...]:
         """The most that rating `chain` can cost; leased before anything is asked."""
         size = len(chain.all_ids)

@@ -58,6 +58,10 @@ class Judge(Verifier):
     yes: str = Field(default="Yes", min_length=1)
     no: str = Field(default="No", min_length=1)
 
+    @property
+    def single(self) -> bool:
+        return not self.steps
+
     async def rate(
         self, problem: Problem, chains: Sequence[Chain], engine: Engine | None
     ) -> list[Rating]:

@@ -31,6 +31,10 @@ class ProcessReward(Verifier):
 
     read: Read = "steps"
 
+    @property
+    def single(self) -> bool:
+        return self.read != "steps"
+
     async def rate(
         self, problem: Problem, chains: Sequence[Chain], engine: Engine | None
     ) -> list[Rating]:

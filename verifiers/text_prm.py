@@ -47,6 +47,10 @@ class TextReward(Verifier, abc.ABC):
     read: Read = "steps"
     separator: str | None = Field(default=None, min_length=1)
 
+    @property
+    def single(self) -> bool:
+        return self.read != "steps"
+
     @abc.abstractmethod
     def layout(self, asked: str, steps: Sequence[str], tokenizer: Tokenizer) -> Layout:
         """The question and its steps (at least one) in the model's tokens. Raises ModelError when

@@ -200,3 +200,19 @@ async def test_fewer_ratings_than_chains_is_an_error_of_the_verifier() -> None:
     )
     with pytest.raises(EngineReplyError, match="rated 1 of 3"):
         await solver.asolve(PROBLEM)
+
+
+@pytest.mark.parametrize("read", ["steps", "last", "model"])
+def test_aggregation_model_needs_one_score_and_says_so_when_it_is_read(read: str) -> None:
+    def made() -> Solver:
+        return Solver(
+            {"policy": ScriptedEngine(script=["a\nb"]), "prm": Broken(0.5)},
+            strategy={"name": "best_of_n", "n": 2, "aggregate": "model"},
+            verifiers={"verifier": {"name": "prm", "model": "prm", "read": read}},
+        )
+
+    if read == "steps":
+        with pytest.raises(ConfigError, match="read: model"):
+            made()
+    else:
+        assert made().solve(PROBLEM).status == "ok"
