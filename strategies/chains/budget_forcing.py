@@ -58,7 +58,7 @@ class _Forcing(Observer):
         closed = draft.ended or not draft.thinking  # not a stop of another policy's
         if not closed or self._ignored >= self._policy.n_ignore:
             return None
-        keep, lost = draft.unclosed()
+        keep, lost = draft.before(draft.closing.text)
         text = lost + self._policy.wait
         limit = self.limit(draft)
         most = draft.room - 1 if limit is None else limit

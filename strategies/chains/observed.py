@@ -107,37 +107,46 @@ class Draft:
         self.thinking = False
         return chain.text[before : max(before, place)]
 
-    def unclosed(self) -> tuple[int, str]:
-        """The chain without the closing or the EOS that ended its thinking: how many tokens
-        stay, and text before the closing that shared a token with it."""
+    def before(self, text: str) -> tuple[int, str]:
+        """What stays when the chain's last `text` is cut off, and all behind it: how many tokens,
+        and text before it that shares a token with it. Without such a text all but EOS stays."""
         end = self.size - 1 if self.ended else self.size
-        text = self.tokenizer.decode(self.chain.ids[:end])
-        place = self.closing.find(text)
-        text = text if place < 0 else text[:place]
-        while end and len(kept := self.tokenizer.decode(self.chain.ids[:end])) > len(text):
+        whole = self.tokenizer.decode(self.chain.ids[:end])
+        place = whole.rfind(text)
+        wanted = whole if place < 0 else whole[:place]
+        kept = whole
+        while end and len(kept) > len(wanted):
             end -= 1
-        return end, text[len(kept) :] if end else text
+            kept = self.tokenizer.decode(self.chain.ids[:end])
+        return end, wanted[len(kept) :]
+
+    def cut(self, keep: int) -> Chain:
+        """The chain's first `keep` tokens."""
+        chain = self.chain
+        text = self.tokenizer.decode(chain.ids[:keep])
+        logprobs = chain.logprobs[:keep]
+        return replace(chain, ids=chain.ids[:keep], text=text, done=False, logprobs=logprobs)
+
+    def behind(self, chain: Chain, text: str) -> Chain:
+        """A chain with a text put behind it."""
+        ids = self.encode(text)
+        sure = self.ctx.bindings.sampling.logprobs is not None  # what is forced has probability 1
+        logprobs = (TokenLogprob(0.0),) * len(ids) if sure else ()
+        return chain.extended(Completion(ids, text, "abort", None, logprobs), "abort", None)
 
     def apply(self, action: Action) -> tuple[str, tuple[int, ...]]:
         """Act. Returns the text that was put into the thinking, and all tokens put there."""
-        chain, ctx = self.chain, self.ctx
         if action.keep is not None:
-            ctx.book("policy", discarded=self.size - action.keep)
-            text = self.tokenizer.decode(chain.ids[: action.keep])
-            logprobs = chain.logprobs[: action.keep]
-            chain = replace(
-                chain, ids=chain.ids[: action.keep], text=text, done=False, logprobs=logprobs
-            )
-            self.chain, self.thinking = chain, self.closing.find(text) < 0
-            self._searched = len(text)
-        ids = self.encode(action.text)
-        sure = ctx.bindings.sampling.logprobs is not None  # what is forced has probability 1
-        logprobs = (TokenLogprob(0.0),) * len(ids) if sure else ()
-        forced = Completion(ids, action.text, "abort", None, logprobs)
-        fresh = self.follow(chain.extended(forced, "abort", None))
+            self.ctx.book("policy", discarded=self.size - action.keep)
+            self.chain = self.cut(action.keep)
+            self.thinking = self.closing.find(self.chain.text) < 0
+            self._searched = len(self.chain.text)
+        start = self.size
+        fresh = self.follow(self.behind(self.chain, action.text))
+        ids = self.chain.ids[start:]
         if action.ends:
             self.chain = replace(self.chain, finish="stop", done=True)
-        ctx.trace.add("force", ctx.path, why=action.why, offset=self.size, ids=ids)
+        self.ctx.trace.add("force", self.ctx.path, why=action.why, offset=self.size, ids=ids)
         return fresh, ids
 
 
@@ -317,7 +326,7 @@ async def _decoded(draft: Draft, observers: list[Observer]) -> tuple[Action | No
             fresh = draft.follow(stream.chain)
             for observer in observers:
                 observer.see(fresh, piece.ids)
-            if draft.thinking and not draft.ended and every:
+            if draft.thinking and not draft.ended and every and draft.ctx.stopped() is None:
                 for observer in observers:
                     action = await observer.look(draft) if observer.every else None
                     if action is not None:

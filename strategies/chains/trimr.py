@@ -134,8 +134,9 @@ class _Trimming(Observer):
         if draft.ctx.stopped() is None:
             # What it was told by now was paid for: a replay hears as much, and pays the same.
             answered = await draft.ctx.note("answered", lambda: self._answered)
-            while self._answered < answered and not job.done():
-                await asyncio.sleep(0)  # noqa: ASYNC110 (a recorded reply needs a turn, no time)
+            # A recorded reply needs a turn, and no time.
+            while self._answered < answered and not job.done():  # noqa: ASYNC110
+                await asyncio.sleep(0)
         job.cancel()
         await asyncio.gather(job, return_exceptions=True)
 

@@ -188,8 +188,8 @@ def test_trimr_1_6_5_a_dead_verifier_means_plain_decoding() -> None:
     assert list(solution.trace.of("verifier_lost"))
 
 
-@settings(max_examples=30)
-@given(st.text("AB-", min_size=1, max_size=9))
+@settings(max_examples=8)
+@given(st.text("AB-", min_size=3, max_size=7))
 def test_trimr_1_8_11_a_larger_m_never_thinks_less(answers: str) -> None:
     text = chain_of(answers)
     stops = []

@@ -1,11 +1,12 @@
 """Writing chains with a policy on an engine, for the tests of chain policies."""
 
 import asyncio
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from reasoning import Problem, Sampling, Solver
+from reasoning import Problem, Solver
 from reasoning.chain import Chain
 from reasoning.context import Context
 from reasoning.engines.base import ChooseReply, EngineUsage
@@ -103,4 +104,24 @@ class Judge(ScriptedEngine):
         return ChooseReply(tuple(shares), 1.0, EngineUsage(prefill=len(prefix_ids)))
 
 
-__all__ = ["CHAINS", "TAG", "Judge", "Line", "Sampling", "Written", "forced", "problem", "write"]
+class Asked(ScriptedEngine):
+    """Plays `lines`; where a prompt ends with `mark` it says what `says` answers to it."""
+
+    def __init__(
+        self, lines: list[Any], says: Callable[[str], Line], mark: str = "\\boxed{", **settings: Any
+    ) -> None:
+        super().__init__(script=lines, **settings)
+        self.says = says
+        self.mark = mark
+        self.probes: list[str] = []
+
+    async def _chain(self, request: Any, index: int, prompt: str, sink: Any) -> Any:
+        if not prompt.endswith(self.mark):
+            return await super()._chain(request, index, prompt, sink)
+        self.probes.append(prompt)
+        line = self.says(prompt)
+        # A script is counted from the prompt's end.
+        padded = dataclasses.replace(line, text=" " * request.position + line.text)
+        other = ScriptedEngine(script=lambda prompt, key: padded)
+        other.totals = self.totals
+        return await other._chain(request, index, prompt, sink)

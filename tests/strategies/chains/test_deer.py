@@ -1,0 +1,184 @@
+"""DEER against the acceptance facts of its paper (arXiv 2504.15895)."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from writing import TAG, Asked, Line, forced, problem, write
+
+from reasoning import Budget
+from reasoning.engines.base import Capabilities
+from reasoning.engines.scripted import ScriptedEngine
+from reasoning.errors import CapabilityError, ConfigError
+from reasoning.strategies.chains.deer import mean_probability
+
+TEXT = f"one is 5.\n\nWait, two is 6.\n\nWait, three is 7.\n\nHmm, so 7.{TAG}7"
+TEXTS = [TEXT, f"at once{TAG}1", "Wait", "Wait, Waiting" * 9]
+
+
+def sure(prompt: str) -> Line:
+    return Line("7} and more", logprob=-0.001)
+
+
+def unsure(prompt: str) -> Line:
+    return Line("7} and more", logprob=-1.0)
+
+
+def deer(**settings: Any) -> dict[str, Any]:
+    return {"name": "deer", **settings}
+
+
+@pytest.mark.parametrize("threshold", [1.0, 1.5])
+@pytest.mark.parametrize("n", [1, 4])
+@pytest.mark.parametrize("settings", [{}, {"budget": Budget(tokens=150)}, {"max_tokens": 30}])
+def test_deer_4_5_5_a_threshold_of_one_is_plain(
+    threshold: float, n: int, settings: dict[str, Any]
+) -> None:
+    plain, base = write(ScriptedEngine(script=TEXTS), "plain", n, **settings)
+    engine = Asked(TEXTS, sure)
+    ours, solution = write(engine, deer(threshold=threshold), n, **settings)
+    assert ours == plain and engine.probes == []
+    assert solution.usage.tokens == base.usage.tokens
+
+
+def test_deer_4_5_5_a_negative_threshold_exits_at_the_first_transition() -> None:
+    engine = Asked([TEXT], unsure)
+    (chain,), solution = write(engine, deer(threshold=-0.1))
+    assert forced(solution) == ["confident"] and len(engine.probes) == 1
+    thinking = chain.text.partition(TAG)[0]
+    assert thinking == "one is 5.\n\n" and chain.text.count(TAG) >= 1
+
+
+@pytest.mark.parametrize("says", [sure, unsure])
+def test_deer_4_5_5_a_trial_never_remains_and_the_thinking_is_a_prefix(says: Any) -> None:
+    engine = Asked([TEXT], says)
+    (chain,), solution = write(engine, deer())
+    assert "Final Answer" not in chain.text and "boxed" not in chain.text
+    assert engine.probes[0].endswith("one is 5.\n\n\n**Final Answer**\n\\boxed{")
+    assert TEXT.startswith(chain.text.partition(TAG)[0])
+    if says is unsure:
+        assert chain.text == TEXT and len(engine.probes) == 2
+    # Token ledger (5.3): what was decoded is what was charged, and trials are told apart.
+    assert solution.usage.tokens == engine.totals.new
+    assert solution.usage.probe == len(engine.probes) * len("7}")
+    kept = len(chain.ids) - sum(len(e.data["ids"]) for e in solution.trace.of("force"))
+    assert solution.usage.tokens == kept + solution.usage.discarded + solution.usage.probe
+
+
+def test_deer_4_5_1_exits_where_the_confidence_passes_the_threshold() -> None:
+    def later(prompt: str) -> Line:
+        return sure(prompt) if "two" in prompt else unsure(prompt)
+
+    (chain,), _ = write(Asked([TEXT], later), deer())
+    assert chain.text.partition(TAG)[0] == "one is 5.\n\nWait, two is 6.\n\n"
+
+
+@given(st.lists(st.floats(-9, 0), max_size=9))
+def test_deer_4_5_5_confidence_is_a_share_and_geometric_is_not_above_arithmetic(
+    values: list[float],
+) -> None:
+    low = mean_probability(values, geometric=True)
+    high = mean_probability(values, geometric=False)
+    assert 0.0 <= low <= high <= 1.0
+
+
+def test_deer_4_5_2_the_first_token_is_left_out_and_no_token_is_no_confidence() -> None:
+    half = [math.log(0.5), math.log(0.125)]
+    assert mean_probability(half, geometric=True) == pytest.approx(0.25)
+    assert mean_probability(half, geometric=False) == pytest.approx(0.3125)
+    for single in ("}", ""):  # one token, or EOS alone: nothing is left
+        engine = Asked([TEXT], lambda _, text=single: Line(text, logprob=0.0))
+        (chain,), _ = write(engine, deer(threshold=0.0))
+        assert chain.text == TEXT
+
+
+def test_log_probabilities_that_are_no_numbers_never_stop_a_chain() -> None:
+    (chain,), _ = write(Asked([TEXT], lambda _: Line("77}", logprob=math.nan)), deer(threshold=0.0))
+    assert chain.text == TEXT
+
+
+def test_deer_4_5_2_a_trial_that_must_close_the_thinking() -> None:
+    def closes(prompt: str) -> Line:
+        return Line(f"7}}{TAG}", logprob=-0.001)
+
+    assert forced(write(Asked([TEXT], closes), deer(trial_closes=True))[1]) == ["confident"]
+    assert forced(write(Asked([TEXT], sure), deer(trial_closes=True))[1]) == []
+
+
+@pytest.mark.parametrize("most", [1, 3, 10])
+def test_deer_4_5_3_so_many_judgements_and_no_more(most: int) -> None:
+    text = "Wait, no. " * 15 + TAG
+    engine = Asked([text], unsure)
+    (chain,), _ = write(engine, deer(trials=most))
+    assert len(engine.probes) == most and chain.text == text
+
+
+def test_other_words_are_transitions_too() -> None:
+    engine = Asked([TEXT], unsure)
+    write(engine, deer(words=["Wait", "Hmm"]))
+    assert len(engine.probes) == 3
+
+
+def test_the_entropy_variant_asks_where_the_next_token_is_open() -> None:
+    certain, open_ = (-1e-9, -30.0), (math.log(0.5), math.log(0.5))
+    first = TEXT.index("Wait")
+    tops = (certain,) * first + (open_,) + (certain,) * 400
+    engine = Asked([Line(TEXT, tops=tops)], sure)
+    (chain,), solution = write(engine, deer(entropy=0.6))
+    assert forced(solution) == ["confident"] and len(engine.probes) == 1
+    assert chain.text.partition(TAG)[0] == "one is 5.\n\n"
+    never = Asked([Line(TEXT, tops=tops)], sure)
+    (chain,), _ = write(never, deer(entropy=0.7))
+    assert chain.text == TEXT and never.probes == []
+
+
+def test_a_task_with_an_answer_line_of_its_own() -> None:
+    trace = "1+2=3 : 3 4\nwait 1 2 4\n1*2=2 : 2 4\nanswer 1\n"
+    asked = problem(closing="answer ", step="\n")
+    engine = Asked([trace], lambda _: Line("9+9\n", logprob=-0.01), mark="answer ")
+    (chain,), _ = write(engine, deer(words=["wait"]), asked=asked)
+    assert chain.text.startswith("1+2=3 : 3 4\nanswer ") and "wait" not in chain.text
+
+
+@pytest.mark.parametrize("tokens", [1, 12, 13, 20, 40, 60, 100])
+def test_a_budget_is_never_passed(tokens: int) -> None:
+    engine = Asked([TEXT], unsure)
+    (chain,), solution = write(engine, deer(), budget=Budget(tokens=tokens))
+    assert engine.totals.new == solution.usage.tokens <= tokens
+    assert TEXT.startswith(chain.text)
+
+
+def test_a_run_replays_as_it_went(tmp_path: Path) -> None:
+    engine = Asked(TEXTS, lambda p: sure(p) if "two" in p else unsure(p))
+    first, one = write(engine, deer(), 4, run=tmp_path)
+    asked = engine.totals.requests
+    again, two = write(engine, deer(), 4, run=tmp_path)
+    assert engine.totals.requests == asked and again == first and one.usage == two.usage
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"threshold": float("nan")}, "threshold"),
+        ({"threshold": 3.0}, "threshold"),
+        ({"words": []}, "words"),
+        ({"trials": 0}, "trials"),
+        ({"entropy": -1.0}, "entropy"),
+        ({"confidence": "avg3"}, "confidence"),
+    ],
+)
+def test_bad_settings_are_refused_when_read(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        write(ScriptedEngine(), deer(**settings))
+
+
+def test_an_engine_without_log_probabilities_is_refused_before_anything_is_spent() -> None:
+    engine = ScriptedEngine(capabilities=Capabilities(logprobs=False))
+    with pytest.raises(CapabilityError, match="logprobs"):
+        write(engine, deer())
+    with pytest.raises(CapabilityError, match="logprobs"):
+        write(engine, {"name": "budget_forcing", "max_thinking": 3, "inner": "deer"})
+    assert engine.totals.requests == 0
