@@ -102,6 +102,9 @@ chain_policies = Registry(
         "plain": "reasoning.strategies.chains.plain:Plain",
         "spec_reason": "reasoning.strategies.chains.spec_reason:SpecReason",
         "budget_forcing": "reasoning.strategies.chains.budget_forcing:BudgetForcing",
+        "trimr": "reasoning.strategies.chains.trimr:TrimR",
+        "deer": "reasoning.strategies.chains.deer:DEER",
+        "dynasor": "reasoning.strategies.chains.dynasor:Dynasor",
     },
 )
 verifiers = Registry(
