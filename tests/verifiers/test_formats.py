@@ -12,13 +12,13 @@ pytest.importorskip("torch", reason="the extra `local` is not installed")
 
 from reasoning.chain import Chain
 from reasoning.engines.local import LocalEngine
-from reasoning.errors import EngineReplyError, ModelError
+from reasoning.errors import EngineReplyError, ModelError, RatingFailed
 from reasoning.naming import build
 from reasoning.problem import Problem
 from reasoning.registry import verifiers
 from reasoning.strategy import Rating, Verifier
 from reasoning.verifiers.aggregate import Aggregation, aggregate
-from tests.verifiers import references
+from tests.verifiers import references, standins
 
 QUESTION = "How many apples are left?"
 STEPS = ["Step 1: 3 + 4 = 7", "Step 2: 7 - 2 = 5", "The answer is 5."]
@@ -190,3 +190,25 @@ async def test_chains_of_many_problems_are_asked_at_once(standin_folder: Path) -
             *(verifier.rate(p, [chain("a"), chain("b"), chain("c")], engine) for p in problems)
         )
         assert engine.most == 15
+
+
+async def test_math_shepherd_on_mistral_within_its_window(
+    standin_folder: Path, tmp_path: Path
+) -> None:
+    """The real one is a Mistral, whose attention slides; it is used up to the window's length."""
+    import shutil
+
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, MistralConfig
+
+    folder = tmp_path / "math_shepherd"
+    shutil.copytree(standin_folder / "math_shepherd", folder)
+    size = len(AutoTokenizer.from_pretrained(folder))
+    config = MistralConfig(vocab_size=size, sliding_window=128, **standins.SHAPE)
+    torch.manual_seed(7)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    (rating,) = await rated(tmp_path, "math_shepherd", "\n\n".join(STEPS))
+    expected = references.math_shepherd(folder, QUESTION, STEPS)
+    assert rating.scores == pytest.approx(expected, abs=1e-4)
+    with pytest.raises(RatingFailed, match="context of 128"):
+        await rated(tmp_path, "math_shepherd", "Step 1: 3 + 4 = 7\n\n" * 20)

@@ -1,4 +1,4 @@
-"""The forward pass: a lean decoder for the Qwen3, Qwen2 and Llama families.
+"""The forward pass: a lean decoder for the Qwen3, Qwen2, Llama and Mistral families.
 
 It reads Hugging Face weights and attends over KV slots: rows of one tensor per layer, written at
 given positions. Keys are stored rotated at the position they were written at, and attention takes
@@ -20,7 +20,7 @@ from torch import Tensor
 from reasoning.engines.local.slots import Slots
 from reasoning.errors import ModelError
 
-FAMILIES = ("qwen3", "qwen2", "llama")
+FAMILIES = ("qwen3", "qwen2", "llama", "mistral")
 # Rows of the slots that attend together on a CPU.
 BAND = 16
 

@@ -70,6 +70,9 @@ class LocalEngine(Engine):
         can = REWARDS_ONLY if weights.rewards(self._config, self._folder) else Capabilities()
         self.capabilities = replace(can, token_keyed=True, embed=True)
         own = int(self._config.get("max_position_embeddings", 4096))
+        if self._config.get("model_type") == "mistral":
+            # Its window always slides; up to the window's length that is plain attention.
+            own = min(own, int(self._config.get("sliding_window") or own))
         self.context_length = min(own, max_context or own)
         self._device = torch.device(
             device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
