@@ -4,16 +4,24 @@ A line of the JSONL file (.gz too) is one sample of one problem. The n-th chain 
 problem is its n-th recorded sample, whole, or in slices that continue it. What a recording cannot
 answer (another continuation, a score, a log-probability) is a missing capability.
 
-Tokens are characters (ids are code points): recordings hold text, and no token ids.
+A recorded chain can be cut, not changed. With `answers: stated`, what is asked behind a cut (a
+text put into the chain, a probe) is answered with the last answer that the recording states before
+the cut, boxed: not what the model would have said, but what it had come to.
+
+Tokens are characters (ids are code points): recordings hold text, and no token ids. A stream
+hands over some characters at a time, as if they were decoded in that time, so that a reader who
+stops it does not pay for the whole recording.
 """
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -30,6 +38,11 @@ from reasoning.engines.base import (
 from reasoning.engines.characters import EOS, CharacterTokenizer
 from reasoning.engines.weights import file_hash
 from reasoning.errors import CapabilityError, ConfigError, DataError, EngineReplyError
+from reasoning.stated import stated
+
+DATA = "REASONING_DATA"  # the folder in which relative paths are looked for
+PACE = 16  # characters that a stream hands over at a time
+_BOX = "\\boxed{"
 
 
 class Columns(BaseModel):
@@ -57,7 +70,11 @@ class Prompts(BaseModel):
 
 
 class RecordedEngine(Engine):
-    """Plays a recording. columns, prompts: see `Columns` and `Prompts`."""
+    """Plays a recording. columns, prompts: see `Columns` and `Prompts`.
+
+    A relative path that leads nowhere is looked for in the folder REASONING_DATA.
+    answers: `stated` to answer what is asked behind a cut; None to refuse it.
+    """
 
     capabilities = Capabilities(
         logprobs=False, score=False, choose=False, continue_turn=True, token_keyed=True
@@ -69,10 +86,14 @@ class RecordedEngine(Engine):
         *,
         columns: dict[str, Any] | None = None,
         prompts: dict[str, Any] | None = None,
+        answers: Literal["stated"] | None = None,
         context_length: int = 1 << 24,
     ) -> None:
         self.name = f"recorded/{model}"
-        self._path = Path(model).expanduser()
+        if answers not in (None, "stated"):
+            raise ConfigError(f"{self.name}: answers {answers!r} must be `stated`, or left out")
+        self._answers = answers
+        self._path = _found(model)
         try:
             self._columns = Columns(**(columns or {}))
             self._prompts = Prompts(**prompts) if prompts else None
@@ -80,9 +101,9 @@ class RecordedEngine(Engine):
             from reasoning.naming import explain
 
             raise ConfigError(f"{self.name}: {explain(error)}") from None
-        for path in (self._path, *([Path(self._prompts.file)] if self._prompts else [])):
-            if not path.is_file():
-                raise DataError(f"{self.name}: there is no file {path}")
+        # Where the folder is not known yet, a recipe can be read, though not run.
+        if self._path.is_absolute() or os.environ.get(DATA):
+            self._check_files()
         self.context_length = context_length
         self.tokenizer: CharacterTokenizer = CharacterTokenizer()
         self._samples: dict[str, list[str]] = {}  # by prompt text
@@ -92,6 +113,7 @@ class RecordedEngine(Engine):
     async def start(self) -> None:
         if self._samples:
             return
+        self._check_files()
         texts = self._read_prompts()
         found: dict[str, list[tuple[Any, str]]] = {}
         for number, line in _lines(self._path):
@@ -111,6 +133,7 @@ class RecordedEngine(Engine):
             "engine": "recorded",
             "file": file_hash(self._path),
             "columns": self._columns.model_dump(),
+            "answers": self._answers,
         }
 
     async def counters(self) -> dict[str, float]:
@@ -122,28 +145,23 @@ class RecordedEngine(Engine):
         written = self.tokenizer.decode(ids[len(ids) - request.position :])
         completions = []
         for index in range(request.n):
-            text = self._sample(prompt, request.streams[index].key)
+            text = self._sample(prompt, request.streams[index].key, written)
             if not text.startswith(written):
-                raise CapabilityError(
-                    f"{self.name}: a recorded chain can be cut, not changed; what was asked to be "
-                    f"continued is not how sample {index} of this problem begins"
-                )
+                text = written + self._answer(text, written, index)
             completion = self._cut(text[len(written) :], request)
             if sink is not None:
-                completion = self._played(completion, index, sink)
+                completion = await self._played(completion, index, sink)
             completions.append(completion)
         new = sum(len(c.ids) for c in completions)
         self._new += new
         return SampleReply(tuple(completions), EngineUsage(new=new))
 
-    def _sample(self, prompt: str, key: int) -> str:
-        samples = self._samples.get(prompt)
-        if samples is None:
-            raise EngineReplyError(
-                f"{self.name} holds no sample of {prompt[:60]!r}; it has {len(self._samples)} "
-                f"problems. Check `columns` and `prompts`"
-            )
+    def _sample(self, prompt: str, key: int, written: str) -> str:
+        samples = self._recorded(prompt)
         drawn = self._drawn.setdefault(prompt, {})
+        if key not in drawn and written:
+            # A probe of a chain has a random stream of its own; it is about the same sample.
+            return max(samples, key=lambda sample: _shared(sample, written))
         number = drawn.setdefault(key, len(drawn))
         if number >= len(samples):
             raise CapabilityError(
@@ -151,6 +169,35 @@ class RecordedEngine(Engine):
                 f"{len(samples)} recorded samples; ask for no more"
             )
         return samples[number]
+
+    def _recorded(self, prompt: str) -> list[str]:
+        """The samples of a prompt; a system message may stand in lines before it."""
+        asked = prompt
+        while asked not in self._samples:
+            _, more, asked = asked.partition("\n")
+            if not more:
+                raise EngineReplyError(
+                    f"{self.name} holds no sample of {prompt[:60]!r}; it has "
+                    f"{len(self._samples)} problems. Check `columns` and `prompts`"
+                )
+        return self._samples[asked]
+
+    def _answer(self, text: str, written: str, index: int) -> str:
+        """What is said behind a text that was put into sample `index`."""
+        if self._answers is None:
+            raise CapabilityError(
+                f"{self.name}: a recorded chain can be cut, not changed; what was asked to be "
+                f"continued is not how sample {index} of this problem begins. With "
+                f"`answers: stated` it is answered from what the sample states before the cut"
+            )
+        cut = _shared(text, written)
+        answer = stated(text[:cut]) or ""
+        _, box, begun = written[cut:].rpartition(_BOX)
+        if not box:
+            return f"{_BOX}{answer}}}" if answer else ""
+        if not answer.startswith(begun):
+            return ""  # the box is closed, or its content is not ours
+        return answer[len(begun) :] + "}"
 
     def _cut(self, text: str, request: SampleRequest) -> Completion:
         ends = [
@@ -166,12 +213,20 @@ class RecordedEngine(Engine):
             whole, finish, reason = whole[: request.max_tokens], "length", None
         return Completion(tuple(whole), self.tokenizer.decode(whole), finish, reason)
 
-    def _played(self, completion: Completion, index: int, sink: Sink) -> Completion:
-        for place, token in enumerate(completion.ids, 1):
-            if sink(index, [token], self.tokenizer.decode([token]), ()):
-                ids = completion.ids[:place]
+    async def _played(self, completion: Completion, index: int, sink: Sink) -> Completion:
+        for start in range(0, len(completion.ids), PACE):
+            ids = completion.ids[start : start + PACE]
+            if sink(index, ids, self.tokenizer.decode(ids), ()):
+                ids = completion.ids[: start + PACE]
                 return Completion(ids, self.tokenizer.decode(ids), "abort")
+            await asyncio.sleep(0)
         return completion
+
+    def _check_files(self) -> None:
+        for path in (self._path, *([_found(self._prompts.file)] if self._prompts else [])):
+            if not path.is_file():
+                hint = "" if path.is_absolute() else f"; set {DATA} to the folder that holds it"
+                raise DataError(f"{self.name}: there is no file {path}{hint}")
 
     def _read_prompts(self) -> dict[str, str]:
         if self._prompts is None:
@@ -179,7 +234,7 @@ class RecordedEngine(Engine):
         named = self._prompts
         return {
             str(self._field(line, named.id, number)): str(self._field(line, named.text, number))
-            for number, line in _lines(Path(named.file))
+            for number, line in _lines(_found(named.file))
         }
 
     def _text(self, line: dict[str, Any], number: int) -> str:
@@ -195,6 +250,21 @@ class RecordedEngine(Engine):
             return line[name]
         except (KeyError, TypeError):
             raise DataError(f"{self._path}:{number} has no field {name!r}; set `columns`") from None
+
+
+def _found(name: str) -> Path:
+    path = Path(name).expanduser()
+    folder = os.environ.get(DATA)
+    return path if path.is_file() or not folder else Path(folder).expanduser() / path
+
+
+def _shared(one: str, other: str) -> int:
+    """How many characters two texts have in common from their start."""
+    low, high = 0, min(len(one), len(other))
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if one[low:middle] == other[low:middle] else (low, middle - 1)
+    return low
 
 
 def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

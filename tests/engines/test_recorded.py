@@ -1,5 +1,6 @@
 """The recorded engine: a recording replays as it is, and says what it cannot answer."""
 
+import asyncio
 import gzip
 import json
 import os
@@ -7,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from reasoning import Problem, Solver
+from reasoning import Problem, Sampling, Solver
+from reasoning.engines.base import SampleRequest, Stream
 from reasoning.engines.recorded import RecordedEngine
 from reasoning.errors import CapabilityError, ConfigError, DataError, ReasoningError
 
@@ -56,8 +58,6 @@ def test_a_recording_in_slices_is_the_recording(tmp_path: Path) -> None:
             assert chain.done
             return chain.text
 
-    import asyncio
-
     assert asyncio.run(main()) == "Let me think.\n\nIt is a"
 
 
@@ -105,3 +105,89 @@ def test_real_transcripts() -> None:
     except ReasoningError as error:
         pytest.fail(f"{error}")
     assert solution.answer
+
+
+CUT = "Let me think. So the answer is 7.\n\nWait, let me check. "
+
+
+def answering(folder: Path) -> RecordedEngine:
+    path = folder / "cut.jsonl"
+    lines = [{"problem": "p", "text": CUT + more} for more in ("It is 8.", "Yes. So it is 7.")]
+    path.write_text(
+        "".join(json.dumps(line | {"sample": i}) + "\n" for i, line in enumerate(lines))
+    )
+    return RecordedEngine(str(path), answers="stated")
+
+
+def ask(engine: RecordedEngine, written: str, key: int = 1, **settings: object) -> str:
+    prompt = engine.tokenizer.encode("p\n")
+    request = SampleRequest(
+        prompt_ids=(*prompt, *engine.tokenizer.encode(written)),
+        max_tokens=int(settings.pop("max_tokens", 1000)),  # type: ignore[call-overload]
+        sampling=Sampling(),
+        streams=(Stream(key),),
+        position=len(written),
+    )
+
+    async def main() -> str:
+        async with engine:
+            return (await engine.sample(request)).completions[0].text
+
+    return asyncio.run(main())
+
+
+def test_what_is_put_behind_a_cut_is_answered_from_the_recording(tmp_path: Path) -> None:
+    engine = answering(tmp_path)
+    assert ask(engine, "") == CUT + "It is 8."
+    assert ask(engine, CUT + "\n**Final Answer**\n") == "\\boxed{7}"
+    assert ask(engine, CUT + "\n\\boxed{") == "7}"
+    # In slices too, and nothing is said behind the answer, or where nothing was stated.
+    assert ask(engine, CUT + "\nso\n", max_tokens=9) + ask(engine, CUT + "\nso\n\\boxed{7") == (
+        "\\boxed{7}}"
+    )
+    assert ask(engine, CUT + "\n\\boxed{7}") == ""
+    assert ask(engine, "Let me stop") == ""
+    # A probe has a key of its own; the sample it is about is the one that begins so.
+    assert ask(engine, CUT + "Yes. So it is 7.\n\\boxed{", key=99) == "7}"
+
+
+def test_without_answers_a_changed_chain_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "one.jsonl"
+    path.write_text(json.dumps({"problem": "p", "sample": 0, "text": CUT}) + "\n")
+    with pytest.raises(CapabilityError, match="cut, not changed"):
+        ask(RecordedEngine(str(path)), "Let me stop")
+    with pytest.raises(ConfigError, match="answers"):
+        RecordedEngine(str(path), answers="guessed")  # type: ignore[arg-type]
+
+
+def test_a_stream_of_a_recording_is_paid_as_far_as_it_was_read(tmp_path: Path) -> None:
+    path = tmp_path / "long.jsonl"
+    path.write_text(json.dumps({"problem": "p", "sample": 0, "text": "x" * 10_000}) + "\n")
+    policy = {"name": "budget_forcing", "max_thinking": 500, "closing": "</think>"}
+    loop = {"name": "trimr", "verifier": "rules", "m": None, "closing": "</think>", "n_send": 50}
+    for spec, read in ((policy, 500), (loop, 100)):
+        engine = RecordedEngine(str(path), answers="stated")
+        solution = Solver({"policy": engine}, strategy="single", chain_policy=spec).solve(PROBLEM)
+        assert solution.usage.tokens <= read + 64
+
+
+def test_a_relative_file_is_looked_for_in_the_data_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recording(tmp_path)
+    monkeypatch.delenv("REASONING_DATA", raising=False)
+    engine = RecordedEngine("samples.jsonl.gz", columns=COLUMNS)  # a recipe can be read
+    with pytest.raises(DataError, match="set REASONING_DATA"):
+        Solver({"policy": engine}, strategy="single").solve(PROBLEM)
+    monkeypatch.setenv("REASONING_DATA", str(tmp_path))
+    engine = RecordedEngine("samples.jsonl.gz", columns=COLUMNS)
+    assert Solver({"policy": engine}, strategy="single").solve(PROBLEM).answer == "a"
+    with pytest.raises(DataError, match="no file"):
+        RecordedEngine("other.jsonl.gz", columns=COLUMNS)
+
+
+def test_a_system_message_may_stand_before_a_recorded_prompt(tmp_path: Path) -> None:
+    engine = RecordedEngine(str(recording(tmp_path)), columns=COLUMNS)
+    messages = ({"role": "system", "content": "Be brief."}, {"role": "user", "content": "p"})
+    asked = Problem("p", messages, extract=lambda t: t[-1])
+    assert Solver({"policy": engine}, strategy="single").solve(asked).answer == "a"
