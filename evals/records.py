@@ -35,6 +35,8 @@ def record(
         "strategy": configuration.describe()["strategy"]["name"],
         "settings": configuration.describe()["strategy"],
         "chain_policy": configuration.describe()["chain_policy"],
+        "prompt": configuration.prompt,
+        "sampling": configuration.describe()["sampling"],
         "budget": str(configuration.budget),
         "oracle": configuration.oracle,
         "task": problem.task,

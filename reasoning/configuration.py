@@ -11,6 +11,7 @@ from reasoning.costs.kinetics import CostModel
 from reasoning.engines.base import Engine, Sampling
 from reasoning.errors import CapabilityError, ConfigError, UnknownName
 from reasoning.journal import digest
+from reasoning.prompts import check_kind
 from reasoning.session import Session
 from reasoning.strategy import ChainPolicy, Settings, Strategy, Verifier
 
@@ -22,6 +23,7 @@ class Configuration:
     verifiers: by role, each with the role of the model that serves it (None: no model).
     max_tokens: cap for one chain. seed: of the random streams; replicates add to it.
     round_size: problems in a round, where what earlier rounds learned is read (shared_state.py).
+    prompt: the kind of prompt (prompts.KINDS).
     """
 
     strategy: Strategy
@@ -35,6 +37,7 @@ class Configuration:
     seed: int = 0
     label: str = ""
     round_size: int = 32
+    prompt: str = "standard"
 
     def check(self) -> None:
         """Raise what would go wrong later, before anything is loaded or spent."""
@@ -43,6 +46,7 @@ class Configuration:
             raise ConfigError(f"max_tokens={self.max_tokens} must be at least 1, or left out")
         if self.round_size < 1:
             raise ConfigError(f"a round of {self.round_size} problems is none; use 1 or more")
+        check_kind(self.prompt)
         if self.strategy.unit not in self.policy.units:
             raise CapabilityError(
                 f"{who} asks for whole {self.strategy.unit}s, which chain policy "
@@ -131,6 +135,7 @@ class Configuration:
             "budget": asdict(self.budget),
             "seed": self.seed,
             **({"round_size": self.round_size} if self.policy.learns() else {}),
+            **({"prompt": self.prompt} if self.prompt != "standard" else {}),
         }
 
     def bind(self, session: Session) -> Bindings:

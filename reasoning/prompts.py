@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from reasoning.engines.base import Engine
-from reasoning.errors import PromptError
+from reasoning.errors import ConfigError, PromptError
 from reasoning.problem import Problem
+
+# Kinds of prompt, by what they add to the task's system message (arXiv 2502.07191 compares them;
+# the wording is this project's own).
+KINDS: dict[str, str] = {
+    "standard": "",
+    "cot": "Think step by step before you give the answer.",
+    "reflect_cot": (
+        "Think step by step. After each step look back at it, and if something in it is wrong, "
+        "correct it before you go on."
+    ),
+}
 
 # Think tags by model family (the start of `model_type`), where the template does not open them.
 THINK_TAGS: dict[str, tuple[str, str]] = {
@@ -13,6 +26,27 @@ THINK_TAGS: dict[str, tuple[str, str]] = {
     "gpt_oss": ("<|channel|>analysis<|message|>", "<|end|>"),
     "magistral": ("[THINK]", "[/THINK]"),
 }
+
+
+def check_kind(kind: str) -> None:
+    """Raise ConfigError for a kind of prompt that does not exist."""
+    if kind not in KINDS:
+        raise ConfigError(f"unknown prompt kind {kind!r}; known are {', '.join(KINDS)}")
+
+
+def instructed(problem: Problem, kind: str) -> Problem:
+    """The problem with the instruction of a kind of prompt in its system message.
+
+    Models whose template knows no system message make nothing of it.
+    """
+    instruction = KINDS[kind]
+    if not instruction:
+        return problem
+    first, rest = problem.messages[0], problem.messages[1:]
+    if first.get("role") != "system":
+        first, rest = {"role": "system", "content": ""}, problem.messages
+    said = f"{first['content']}\n{instruction}".strip()
+    return replace(problem, messages=({**first, "content": said}, *rest))
 
 
 def render(problem: Problem, engine: Engine) -> tuple[int, ...]:

@@ -42,7 +42,10 @@ class _Part(BaseModel):
 
 
 class SamplingSpec(_Part):
-    """Sampling parameters by vLLM's names. max_tokens caps a whole chain."""
+    """Sampling parameters by vLLM's names. max_tokens caps a whole chain.
+
+    In a recipe a list in place of a number is a sweep axis. `stop` is a list in itself.
+    """
 
     temperature: float = 1.0
     top_p: float = 1.0
@@ -81,16 +84,21 @@ class Price(_Part):
 
 
 class Recipe(_Part):
-    """An experiment: every strategy times every chain policy, budget and seed on a task's problems.
+    """An experiment: every strategy times every chain policy, kind of prompt, sampling, budget and
+    seed on a task's problems.
 
     chain_policy: one, or a list of them. Lists among a policy's own settings are settings.
+    prompt: a kind (`standard`, `cot`, `reflect_cot`), or a list of kinds.
+    sampling: one mapping, or a list of mappings. Lists in a mapping are sweep axes; the mappings of
+    a list stand side by side, so that axes can be varied one at a time.
     """
 
     name: str = Field(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._-]*$")
     task: Spec
     models: dict[str, Spec] = Field(min_length=1)
     verifiers: dict[str, Spec] = {}
-    sampling: SamplingSpec = SamplingSpec()
+    sampling: list[SamplingSpec] = Field(default=[SamplingSpec()], min_length=1)
+    prompt: str | list[str] = "standard"
     chain_policy: Spec | list[Spec] = "plain"
     strategies: list[Spec] = Field(min_length=1)
     budgets: list[BudgetSpec] = Field(default=[BudgetSpec()], min_length=1)
@@ -99,6 +107,11 @@ class Recipe(_Part):
     hardware: str | None = None
     in_flight: int = Field(default=256, ge=1)
     round_size: int = Field(default=32, ge=1)
+
+    @field_validator("sampling", mode="before")
+    @classmethod
+    def _sampling_axes(cls, given: Any) -> Any:
+        return list(_samplings(given)) if isinstance(given, dict | list) else given
 
     @field_validator("hardware")
     @classmethod
@@ -155,24 +168,33 @@ class Recipe(_Part):
         if not written:
             raise ConfigError("`chain_policy` is an empty list; leave it out for plain decoding")
         policies = [(policy, build(chain_policies, policy)) for policy in written]
+        prompts = self.prompt if isinstance(self.prompt, list) else [self.prompt]
+        if not prompts:
+            raise ConfigError("`prompt` is an empty list; leave it out for the task's own")
         costs = self._costs(engines)
         found = []
-        for spec, (how, policy), budget in itertools.product(
-            self.expanded(), policies, self.budgets
+        for spec, (how, policy), prompt, sampling, budget in itertools.product(
+            self.expanded(), policies, prompts, self.sampling, self.budgets
         ):
             strategy = build(strategies, spec)
             label = _label(spec, name_of(strategy))
+            if how != "plain":
+                label += f" + {_label(how, name_of(policy))}"
+            if prompt != "standard":
+                label += f", prompt={prompt}"
+            label += self._varied(sampling)
             configuration = Configuration(
                 strategy=strategy,
                 policy=policy,
                 engines=engines,
                 verifiers=checked,
-                sampling=self.sampling.sampling(),
-                max_tokens=self.sampling.max_tokens,
+                sampling=sampling.sampling(),
+                max_tokens=sampling.max_tokens,
                 budget=budget.budget(),
                 costs=costs,
                 round_size=self.round_size,
-                label=label if how == "plain" else f"{label} + {_label(how, name_of(policy))}",
+                prompt=prompt,
+                label=label,
             )
             configuration.check()
             found.append(configuration)
@@ -191,6 +213,15 @@ class Recipe(_Part):
             }
             for values in itertools.product(*axes.values()):
                 yield {**spec, **dict(zip(axes, values, strict=True))}
+
+    def _varied(self, sampling: SamplingSpec) -> str:
+        """The sampling parameters that differ within the recipe, for a label."""
+        each = [spec.model_dump() for spec in self.sampling]
+        return "".join(
+            f", {name}={value}"
+            for name, value in sampling.model_dump().items()
+            if any(other[name] != value for other in each)
+        )
 
     def _costs(self, engines: dict[str, Engine]) -> dict[str, CostModel]:
         intensity = CostModel().intensity
@@ -212,6 +243,24 @@ class Recipe(_Part):
                 token_price=price.new / 1e6,
             )
         return costs
+
+
+def _samplings(given: dict[str, Any] | list[Any]) -> Iterator[Any]:
+    """Sampling mappings with every list expanded, each once."""
+    seen: list[Any] = []
+    for spec in given if isinstance(given, list) else [given]:
+        if not isinstance(spec, dict):
+            yield spec  # for pydantic to say what is wrong with it
+            continue
+        axes = {k: v for k, v in spec.items() if isinstance(v, list) and k != "stop"}
+        for name, values in axes.items():
+            if not values:
+                raise ValueError(f"{name} is an empty list; give a value, or leave it out")
+        for point in itertools.product(*axes.values()):
+            one = {**spec, **dict(zip(axes, point, strict=True))}
+            if one not in seen:
+                seen.append(one)
+                yield one
 
 
 def _label(spec: Spec, name: str) -> str:

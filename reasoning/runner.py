@@ -23,6 +23,7 @@ from reasoning.errors import (
 )
 from reasoning.journal import Journal
 from reasoning.problem import Problem, Solution, Status
+from reasoning.prompts import instructed
 from reasoning.replies import ReplyStore
 from reasoning.session import Session
 from reasoning.shared_state import SharedState, evidence
@@ -84,7 +85,7 @@ class Runner:
         began = loop.time()
         seconds = job.configuration.budget.seconds
         ctx = Context(
-            job.problem,
+            instructed(job.problem, job.configuration.prompt),
             bindings,
             session=self.session,
             journal=self.journal,
