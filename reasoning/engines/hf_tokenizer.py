@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -62,7 +63,7 @@ class HFTokenizer:
             )
         return ids
 
-    @property
+    @functools.cached_property
     def opening(self) -> tuple[int, ...]:
         """The special ids that this tokenizer puts before a bare text (BOS, or nothing)."""
         plain = self.encode("a")
