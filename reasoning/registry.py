@@ -94,6 +94,13 @@ strategies = Registry(
         "sequential_revision": "reasoning.strategies.revision:SequentialRevision",
         "self_refine": "reasoning.strategies.self_refine:SelfRefine",
         "a_star": "reasoning.strategies.a_star:AStar",
+        "beam": "reasoning.strategies.beam:Beam",
+        "lookahead": "reasoning.strategies.beam:Lookahead",
+        "dvts": "reasoning.strategies.beam:DVTS",
+        "step_best_of_n": "reasoning.strategies.step_best_of_n:StepBestOfN",
+        "mcts": "reasoning.strategies.mcts:MCTS",
+        "rebase": "reasoning.strategies.rebase:Rebase",
+        "dora": "reasoning.strategies.rebase:Dora",
     },
 )
 chain_policies = Registry(

@@ -261,20 +261,29 @@ class Steps:
     # Budgets.
 
     def fit(
-        self, paths: int, k: int, *, fresh: Sequence[bool] | None = None, steps: int = 1
+        self,
+        paths: int,
+        k: int,
+        *,
+        each: int | None = None,
+        fresh: Sequence[bool] | None = None,
+        scored: bool = True,
     ) -> tuple[int, int]:
         """How many of `paths` can be expanded, k continuations each, in the worst case.
 
-        k shrinks first, to 1, then the number of paths; (0, 0) when not even one fits. Each
-        continuation may cost `steps` steps and is scored once. fresh: for each path whether its
-        continuations have yet to be written (others are there and only need scoring).
+        k shrinks first, to 1, then the number of paths; (0, 0) when not even one fits. A
+        continuation costs up to `each` tokens (a step's cap, by default) and, if `scored`, a pass.
+        fresh: for each path whether its continuations have yet to be written (others are there
+        and only need scoring).
         """
-        tokens, passes = self.ctx.remaining("tokens"), self.ctx.remaining("verifier_passes")
+        tokens = self.ctx.remaining("tokens")
+        passes = self.ctx.remaining("verifier_passes") if scored else math.inf
+        each = self.cap if each is None else each
         for count in range(paths, 0, -1):
             written = count if fresh is None else sum(fresh[:count])
-            fitting = min(float(k), passes // count)
+            fitting = min(float(k), passes / count)
             if written:
-                fitting = min(fitting, tokens // (written * steps * self.cap))
+                fitting = min(fitting, tokens / (written * each))
             if fitting >= 1:
                 return count, int(fitting)
         return 0, 0

@@ -31,7 +31,7 @@ from tests.strategies.search.trees import (
     wild,
 )
 
-some = settings(max_examples=25)
+some = settings(max_examples=20)
 SEEDS = st.integers(0, 10_000)
 COSTS = list(EdgeCost)
 HISTORY_FREE = (EdgeCost.zero, EdgeCost.drop, EdgeCost.abs)
@@ -89,7 +89,7 @@ def test_a_star_1_6_2_zero_and_signed_expand_in_the_same_order(seed: int, k: int
 
 
 # Goes on until the tree or a few dozen expansions are done, so that there is an order to see.
-MANY_GOALS: dict[str, Any] = {"goal_mode": "collect_m", "m": 1000, "max_expansions": 25}
+MANY_GOALS: dict[str, Any] = {"goal_mode": "collect_m", "m": 1000, "max_expansions": 16}
 
 
 @some

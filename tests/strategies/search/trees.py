@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any
 
 from reasoning import Budget, Problem, Solution, Solver
-from reasoning.engines.base import Sampling
+from reasoning.engines.base import Completion, SampleRequest, Sampling
 from reasoning.engines.scripted import Line, ScriptedEngine
 from reasoning.randomness import key
 
@@ -88,7 +88,7 @@ def wild(seed: int) -> Says:
 class TreeEngine(ScriptedEngine):
     """Plays the tree. A path ends with the first step that `says` marks with A (and the model
     goes on with EOS) or E (EOS follows without an answer), or at the greatest depth. seconds: time
-    a token takes on the path with these draws."""
+    a token takes on the path with these draws. At temperature 0 steps are marked g, not s."""
 
     def __init__(
         self,
@@ -109,12 +109,22 @@ class TreeEngine(ScriptedEngine):
                 text += says(path)
                 if text[-WIDTH] in "AE":
                     break
-            return Line(text, seconds(draws))
+            return Line(text.replace("s", "g") if self._greedy else text, seconds(draws))
+
+        self._greedy = False
 
         super().__init__(
             script=script,
             rewards=None if rewards is None else lambda text: rewards(path_of(text)),
         )
+
+    async def _chain(self, request: SampleRequest, *rest: Any) -> Completion:
+        self._greedy = request.sampling.temperature == 0  # read before anything is awaited
+        return await super()._chain(request, *rest)
+
+    def steps_asked(self, *, greedy: bool = False) -> int:
+        """Continuations that were asked of it."""
+        return sum(r.n for r in self.totals.log if (r.sampling.temperature == 0) == greedy)
 
 
 def search(
