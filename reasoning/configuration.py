@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -14,6 +15,10 @@ from reasoning.journal import digest
 from reasoning.prompts import check_kind
 from reasoning.session import Session
 from reasoning.strategy import ChainPolicy, Settings, Strategy, Verifier
+
+
+# Where a word begins inside a class's name.
+_HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
 @dataclass(frozen=True)
@@ -162,9 +167,8 @@ class Configuration:
 
 
 def name_of(thing: Settings) -> str:
-    """The class's name as a word: BestOfN is best_of_n."""
-    name = type(thing).__name__
-    return "".join(f"_{c.lower()}" if c.isupper() and i else c.lower() for i, c in enumerate(name))
+    """The class's name as a word: BestOfN is best_of_n, MCTS is mcts."""
+    return _HUMP.sub("_", type(thing).__name__).lower()
 
 
 def described(thing: Settings) -> dict[str, Any]:
