@@ -16,7 +16,6 @@ from reasoning.prompts import check_kind
 from reasoning.session import Session
 from reasoning.strategy import ChainPolicy, Settings, Strategy, Verifier
 
-
 # Where a word begins inside a class's name.
 _HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
