@@ -263,6 +263,8 @@ class _Search:
         """A new state, with its parent's reward until its own is known."""
         node = Node(len(self.nodes), parent, step, parent.depth + 1, parent.r, parent.g)
         node.state = "dead" if step.empty else "open"
+        if step.answer is not None:
+            self.steps.release()
         self.nodes.append(node)
         return node
 

@@ -136,6 +136,9 @@ class Beam(_Beams):
                 if not found:
                     break
                 live, done = self._prune(found, done)
+                # A path that is held may yet lose its place.
+                if self.finished == "aside" and any(p.step.answer is not None for p in done):
+                    steps.release()
                 best = steps.choose(done, "best") if done else live[0]
                 ctx.offer(best.chain, score=best.score)
                 if not live or self._enough(done):
@@ -210,6 +213,8 @@ class DVTS(_Beams):
                 growing = [tree for tree in trees if not tree.over]
                 if not growing or not await self._round(steps, number, growing):
                     break
+                if any(tree.over and tree.answered for tree in trees):
+                    steps.release()
                 best = max((tree.best for tree in trees), key=lambda path: path.score)
                 ctx.offer(best.chain, score=best.score)
         completions = [path for tree in trees for path in tree.candidates]
@@ -252,6 +257,10 @@ class _Tree:
     @property
     def over(self) -> bool:
         return _over(self.best) and bool(self.candidates)
+
+    @property
+    def answered(self) -> bool:
+        return any(path.step.answer is not None for path in self.candidates)
 
     def grow(self, candidates: list[Path]) -> None:
         self.candidates = candidates

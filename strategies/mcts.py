@@ -265,6 +265,7 @@ class _Search:
     def _solved(self, step: Step, score: float) -> None:
         self.solutions.append(Path(step, score))
         if step.answer is not None:
+            self.steps.release()
             self.votes[self.ctx.problem.canonical(step.answer)] += 1
 
     @property

@@ -45,6 +45,8 @@ class Rebase(Stepwise):
                 if not found:
                     break
                 done += [path for path in found if path.step.complete]
+                if any(path.step.answer is not None for path in done):
+                    steps.release()
                 live = [p for p in found if not p.step.complete and not p.step.empty]
                 live = live or ([] if done else list(found))  # all empty: they go on
                 best = steps.choose(done or found, self.select)

@@ -125,6 +125,7 @@ class Steps:
         self.clamped = 0
         self.failed = 0
         self.short = 0
+        self._reserve: Context | None = None
 
     # Writing.
 
@@ -168,7 +169,8 @@ class Steps:
 
     @contextlib.asynccontextmanager
     async def reserving(self) -> AsyncIterator[None]:
-        """Within the block the reserve is set aside in the ledger: nothing else can spend it."""
+        """Within the block the reserve is set aside in the ledger: nothing else can spend it,
+        unless `release` gives it back before."""
         tokens = self.ctx.remaining("tokens")
         kept = self.settings.reserve
         if kept is None:
@@ -177,8 +179,17 @@ class Steps:
         if math.isinf(tokens) or not kept:
             yield
             return
-        async with self.ctx.child("reserve", Budget(tokens=kept)):
+        self._reserve = self.ctx.child("reserve", Budget(tokens=kept))
+        try:
             yield
+        finally:
+            self.release()
+
+    def release(self) -> None:
+        """Give the reserve back to the search: there is an answer that it can't lose again."""
+        held, self._reserve = self._reserve, None
+        if held is not None:
+            held.ledger.close()
 
     # Telling apart.
 

@@ -312,6 +312,12 @@ def test_the_best_partial_path_is_finished_from_the_reserve() -> None:
     assert none.answer is None
 
 
+def test_the_reserve_is_spent_once_there_is_an_answer() -> None:
+    settings_: dict[str, Any] = {"goal_mode": "collect_m", "m": 100, "budget": Budget(tokens=100)}
+    found = search("a_star", ends_at_depth(3), noisy(1), reserve=50, **settings_)
+    assert found.status == "budget" and found.usage.tokens > 90
+
+
 def test_a_reserve_that_is_the_whole_budget_leaves_one_plain_chain() -> None:
     found = search("a_star", ends_at_depth(6), noisy(1), reserve=99, budget=Budget(tokens=30))
     assert found.text == plain(ends_at_depth(6)).text and found.usage.verifier_passes == 0
