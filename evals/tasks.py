@@ -180,7 +180,7 @@ class MathTask(Task):
         }
 
     def _rows(self) -> Iterator[MathRow]:
-        path = _folder() / self.file
+        path = data_folder() / self.file
         seen: dict[str, int] = {}
         for line, data in _objects(path):
             try:
@@ -265,7 +265,8 @@ def _positive(count: int) -> int:
     return count
 
 
-def _folder() -> Path:
+def data_folder() -> Path:
+    """The folder in REASONING_DATA. Raises DataError where it is not set."""
     folder = os.environ.get(DATA)
     if not folder:
         raise DataError(

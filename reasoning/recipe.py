@@ -33,6 +33,7 @@ from reasoning.errors import ConfigError
 from reasoning.naming import Spec, build, explain
 from reasoning.registry import chain_policies, strategies, tasks
 from reasoning.solver import engine, verifier
+from reasoning.strategy import ChainPolicy
 
 MAX_RECIPE_BYTES = 1_000_000
 
@@ -87,7 +88,8 @@ class Recipe(_Part):
     """An experiment: every strategy times every chain policy, kind of prompt, sampling, budget and
     seed on a task's problems.
 
-    chain_policy: one, or a list of them. Lists among a policy's own settings are settings.
+    chain_policy: one, or a list of them. Lists among a policy's own settings are settings. Its
+    `label` is what tables call it, in place of its settings.
     prompt: a kind (`standard`, `cot`, `reflect_cot`), or a list of kinds.
     sampling: one mapping, or a list of mappings. Lists in a mapping are sweep axes; the mappings of
     a list stand side by side, so that axes can be varied one at a time.
@@ -167,19 +169,19 @@ class Recipe(_Part):
         written = self.chain_policy if isinstance(self.chain_policy, list) else [self.chain_policy]
         if not written:
             raise ConfigError("`chain_policy` is an empty list; leave it out for plain decoding")
-        policies = [(policy, build(chain_policies, policy)) for policy in written]
+        policies = [_policy(spec) for spec in written]
         prompts = self.prompt if isinstance(self.prompt, list) else [self.prompt]
         if not prompts:
             raise ConfigError("`prompt` is an empty list; leave it out for the task's own")
         costs = self._costs(engines)
         found = []
-        for spec, (how, policy), prompt, sampling, budget in itertools.product(
+        for spec, (named, policy), prompt, sampling, budget in itertools.product(
             self.expanded(), policies, prompts, self.sampling, self.budgets
         ):
             strategy = build(strategies, spec)
             label = _label(spec, name_of(strategy))
-            if how != "plain":
-                label += f" + {_label(how, name_of(policy))}"
+            if named:
+                label += f" + {named}"
             if prompt != "standard":
                 label += f", prompt={prompt}"
             label += self._varied(sampling)
@@ -261,6 +263,18 @@ def _samplings(given: dict[str, Any] | list[Any]) -> Iterator[Any]:
             if one not in seen:
                 seen.append(one)
                 yield one
+
+
+def _policy(spec: Spec) -> tuple[str, ChainPolicy]:
+    """What tables call a chain policy (plain decoding has no name), and the policy."""
+    label = None
+    if isinstance(spec, dict):
+        spec = dict(spec)
+        label = spec.pop("label", None)
+    policy: ChainPolicy = build(chain_policies, spec)
+    if label is None:
+        label = "" if spec == "plain" else _label(spec, name_of(policy))
+    return str(label), policy
 
 
 def _label(spec: Spec, name: str) -> str:

@@ -151,6 +151,7 @@ tasks = Registry(
         "aime24": "reasoning.evals.tasks:AIME24",
         "aime25": "reasoning.evals.tasks:AIME25",
         "amc23": "reasoning.evals.tasks:AMC23",
+        "transcripts": "reasoning.evals.transcripts:Transcripts",
     },
 )
 allocators = Registry("allocator", {"fixed": "reasoning.allocation.fixed:Fixed"})

@@ -41,7 +41,7 @@ from reasoning.errors import CapabilityError, ConfigError, DataError, EngineRepl
 from reasoning.stated import stated
 
 DATA = "REASONING_DATA"  # the folder in which relative paths are looked for
-PACE = 16  # characters that a stream hands over at a time
+PACE = 64  # characters that a stream hands over at a time
 _BOX = "\\boxed{"
 
 
