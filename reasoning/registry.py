@@ -108,6 +108,8 @@ chain_policies = Registry(
     {
         "plain": "reasoning.strategies.chains.plain:Plain",
         "spec_reason": "reasoning.strategies.chains.spec_reason:SpecReason",
+        "atts": "reasoning.strategies.chains.atts:Atts",
+        "atts_sync": "reasoning.strategies.chains.atts_sync:AttsSync",
         "budget_forcing": "reasoning.strategies.chains.budget_forcing:BudgetForcing",
         "trimr": "reasoning.strategies.chains.trimr:TrimR",
         "deer": "reasoning.strategies.chains.deer:DEER",

@@ -36,8 +36,9 @@ class Drafted:
 
     def refuse_if_cut(self) -> None:
         """Raise Stopped when the budget or the clock ended it, not the model or its own cap."""
-        if self.chain.finish in ("budget", "deadline", "abort"):
-            status = "interrupted" if self.chain.finish == "abort" else self.chain.finish
+        if cut(self.chain):
+            finish = self.chain.finish
+            status = "interrupted" if finish == "abort" else str(finish)
             raise Stopped(status, "a draft was cut off in its middle; raise the budget")
 
 
@@ -135,6 +136,11 @@ def answered(problem: Problem, text: str) -> bool:
     """Whether the text holds a whole answer: one that no further text would make another."""
     answer = problem.extract(text)
     return answer is not None and problem.extract(f"{text}0") == answer
+
+
+def cut(chain: Chain) -> bool:
+    """Whether the budget or the clock ended the last write, not a model or a cap of its own."""
+    return chain.finish in ("budget", "deadline", "abort")
 
 
 def mixed(chain: Chain) -> Chain:

@@ -23,7 +23,7 @@ from reasoning.engines.base import Engine, Sampling
 from reasoning.errors import Stopped
 from reasoning.prompts import closing
 from reasoning.strategies.chains import rating
-from reasoning.strategies.chains.drafting import TARGET, Drafting, answered, mixed, require
+from reasoning.strategies.chains.drafting import TARGET, Drafting, answered, cut, mixed, require
 from reasoning.strategies.chains.plain import Plain
 from reasoning.strategies.chains.side_by_side import cut_short, only, side_by_side
 from reasoning.strategy import Until
@@ -87,7 +87,7 @@ class SpecReason(Drafting):
                 return cut_short(ctx, start, chain, stopped)
             text, grown = step.text[len(chain.text) :], len(step.ids) > len(chain.ids)
             chain, number = step, number + 1
-            if until == "step" or chain.done or chain.finish in ("budget", "deadline", "abort"):
+            if until == "step" or chain.done or cut(chain):
                 return _ended(ctx, chain, "step" if until == "step" else chain.finish)
             if not grown or (chain.finish == "stop" and separator not in text):
                 return _ended(ctx, chain, "stop")  # at a stop string of the recipe
