@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reasoning import Budget, Sampling, Solver
@@ -129,8 +129,8 @@ def test_deepconf_6_5_9_the_running_mean_is_the_direct_one(
 
 
 def test_deepconf_6_5_9_rounding_does_not_add_up() -> None:
-    """Large values leave a window full of small ones, ten thousand times over."""
-    group, values = Group(7), [1e6, *([1e-3] * 9)] * 10_000
+    """Large values leave a window full of small ones, a thousand times over."""
+    group, values = Group(7), [1e6, *([1e-3] * 9)] * 1_000
     for end, value in enumerate(values, 1):
         mean = group.add(value)
         assert mean is None or mean == pytest.approx(math.fsum(values[end - 7 : end]) / 7, abs=1e-6)
@@ -208,11 +208,12 @@ def test_deepconf_6_5_8_a_stopped_trace_never_votes() -> None:
     assert solve(numbered(lines), offline(n=8, measure="mean", keep=100)).answer == "b"
 
 
+@settings(max_examples=25)
 @given(st.lists(st.floats(0.1, 20.0), min_size=2, max_size=8), st.floats(0.1, 100.0))
 def test_deepconf_6_5_8_the_electorate_is_never_empty(values: list[float], keep: float) -> None:
     lines = [steady("answer a", value) for value in values]
-    settings = {"n": len(values), "warmup": len(values), "keep": keep}
-    assert solve(numbered(lines), online(**settings)).answer == "a"
+    strategy = online(n=len(values), warmup=len(values), keep=keep)
+    assert solve(numbered(lines), strategy).answer == "a"
 
 
 def test_deepconf_6_5_10_consensus_looks_at_what_has_ended() -> None:
@@ -339,15 +340,15 @@ def test_a_chain_policy_that_changes_chains_is_refused() -> None:
 def test_on_the_shipped_model_doubtful_traces_are_stopped() -> None:
     from reasoning.evals.tasks import Countdown
 
-    problems = Countdown(split="dev", numbers=3).problems(2)
-    settings = {"n": 8, "warmup": 4, "window": 8, "top": 5, "keep": 50, "consensus": None}
+    problems = Countdown(split="dev", numbers=3).problems(1)
+    chosen = {"n": 8, "warmup": 4, "window": 8, "top": 5, "keep": 50, "consensus": None}
     solver = Solver(
         {"policy": "local/countdown-policy"},
-        strategy={"name": "deep_conf_online", **settings},
+        strategy={"name": "deep_conf_online", **chosen},
         sampling=Sampling(temperature=1.0),
-        max_tokens=200,
+        max_tokens=120,
     )
     solutions = solver.solve_many(problems)
-    assert [s.status for s in solutions] == ["ok"] * 2
+    assert [s.status for s in solutions] == ["ok"]
     assert sum(s.meta["stopped"] for s in solutions) > 0
     assert all(s.usage.discarded < s.usage.tokens for s in solutions)

@@ -129,12 +129,12 @@ def test_particles_3_8_5_systematic_counts_are_floor_or_ceiling(
 
 @pytest.mark.parametrize("how", Resampling)
 def test_particles_3_8_5_means_are_n_p(how: Resampling) -> None:
-    chances, n, seeds = [0.5, 0.3, 0.15, 0.05], 4, 4000
+    chances, n, seeds = [0.5, 0.3, 0.15, 0.05], 4, 1500
     counts = [0] * 4
     for seed in range(seeds):
         for index in resample(chances, n, how, list(uniform(seed, range(n)))):
             counts[index] += 1
-    assert [count / seeds for count in counts] == pytest.approx([n * p for p in chances], abs=0.06)
+    assert [count / seeds for count in counts] == pytest.approx([n * p for p in chances], abs=0.1)
 
 
 @pytest.mark.parametrize("how", Resampling)
@@ -407,6 +407,6 @@ def test_on_the_shipped_models_particles_find_answers() -> None:
         budget=Budget(tokens=1200),
         max_tokens=300,
     )
-    solutions = solver.solve_many(Countdown(split="dev", numbers=3).problems(3))
+    solutions = solver.solve_many(Countdown(split="dev", numbers=3).problems(2))
     assert all(s.answer is not None for s in solutions)
     assert all(0 < s.usage.tokens <= 1200 and s.usage.verifier_passes for s in solutions)

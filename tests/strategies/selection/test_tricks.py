@@ -27,16 +27,16 @@ VALUES = [0.6, 0.7, 0.8, 0.9, 1.0]
 
 
 def test_tricks_5_4_1_a_random_reward_is_as_good_as_one_sample() -> None:
-    """A right answer in a third of the samples, often in the same words: a third of 600 choices,
+    """A right answer in a third of the samples, often in the same words: a third of 300 choices,
     within four standard deviations."""
     lines = ["answer right", "answer right", "answer w", "answer x", "answer y", "answer z"]
     engine = ScriptedEngine(script=lines)
     solver = Solver(
         {"policy": engine}, strategy={"name": "best_of_n", "n": 8}, verifiers={"verifier": "random"}
     )
-    solutions = solver.solve_many([problem(f"p{number}") for number in range(600)])
-    share = sum(solution.answer == "right" for solution in solutions) / 600
-    assert abs(share - 1 / 3) < 4 * (2 / 9 / 600) ** 0.5
+    solutions = solver.solve_many([problem(f"p{number}") for number in range(300)])
+    share = sum(solution.answer == "right" for solution in solutions) / 300
+    assert abs(share - 1 / 3) < 4 * (2 / 9 / 300) ** 0.5
 
 
 @pytest.mark.parametrize("value", [0.1, 0.5, 1.0])
