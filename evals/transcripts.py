@@ -22,7 +22,9 @@ from reasoning.problem import Problem
 
 
 class Transcripts(Math500):
-    """half: the problems that rules are tuned on, or the others. recording: a file of the data
+    """Recorded solutions of MATH problems, for chain policies that cut them.
+
+    half: the problems that rules are tuned on, or the others. recording: a file of the data
     folder, one sample a line; `unique_id` names its problem. closing: what ends its thinking."""
 
     name: ClassVar[str] = "transcripts"

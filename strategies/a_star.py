@@ -68,7 +68,9 @@ def edge_cost(kind: EdgeCost, before: float, after: float, length_cost: float = 
 
 
 class AStar(Stepwise):
-    """k: continuations drawn of an expanded state. expand_batch: states expanded at once.
+    """Best-first search over partial solutions: one open set, f = g + h, h = 1 - reward.
+
+    k: continuations drawn of an expanded state. expand_batch: states expanded at once.
 
     root_reward: r of the bare prompt, which most reward models cannot score.
     goal_mode: `first` ends at the first goal that is expanded (has the lowest f); `collect_m`

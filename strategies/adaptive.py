@@ -55,7 +55,9 @@ class _Sequential(Strategy, abc.ABC):
 
 
 class AdaptiveConsistency(_Sequential):
-    """rule: the chance that the leading answer would still lead after endlessly many chains.
+    """Votes until the leading answer is unlikely to be overtaken (Beta or Dirichlet).
+
+    rule: the chance that the leading answer would still lead after endlessly many chains.
 
     beta: against the runner-up alone, P(p1 > p2) under Beta(v1 + 1, v2 + 1). dirichlet: against
     all answers seen, P(p1 > max p_j) under Dirichlet(v + 1). The paper's confidence is 0.95, its
@@ -77,7 +79,9 @@ class AdaptiveConsistency(_Sequential):
 
 
 class EarlyStopping(_Sequential):
-    """window: chains drawn together, and looked at apart from those before. The paper uses 5 for
+    """Votes by windows of chains; one that agrees entirely ends the vote (ESC).
+
+    window: chains drawn together, and looked at apart from those before. The paper uses 5 for
     mathematics, and N 40."""
 
     window: int = Field(default=5, ge=1)

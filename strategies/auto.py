@@ -15,7 +15,10 @@ from reasoning.strategy import Outcome, Strategy
 
 
 class Auto(Strategy):
-    """allocator and candidates are specs: a name, or a mapping with `name` and settings."""
+    """Asks an allocator which of its candidates a problem is worth, and runs that one.
+
+    allocator and candidates are specs: a name, or a mapping with `name` and settings.
+    """
 
     allocator: Spec = "fixed"
     candidates: list[Spec] = Field(min_length=1)

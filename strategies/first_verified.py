@@ -13,7 +13,9 @@ from reasoning.verifiers.aggregate import Aggregation, aggregate
 
 
 class FirstVerified(Strategy):
-    """Starts N chains, rates each as it arrives, stops at the first score of at least
+    """Chains race; the first whose answer the verifier accepts ends the race.
+
+    Starts N chains, rates each as it arrives, stops at the first score of at least
     `threshold` and cancels the rest. With an exact verifier (`check`) it is an oracle strategy.
 
     Without an accepted chain the best-rated one is the answer.

@@ -42,7 +42,9 @@ def puct(
 
 
 class MCTS(Stepwise):
-    """n: continuations of an expanded state. simulations: before each move.
+    """Monte-Carlo tree search over steps by PUCT, then a move to the most visited child.
+
+    n: continuations of an expanded state. simulations: before each move.
 
     commit: move to the most visited child, or else end after the simulations.
     max_depth: a state so deep is finished in one ask. rollouts: of a state, where it is valued by

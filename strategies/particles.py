@@ -39,7 +39,9 @@ from reasoning.strategy import Outcome
 
 
 class ParticleFiltering(Stepwise):
-    """n: particles. weight: see `Weight`.
+    """Steps of N paths, resampled after each by their rewards.
+
+    n: particles. weight: see `Weight`.
 
     resample_last: also after the last step, as the authors' repository does; it may lose the best
     particle before it can be selected, so algorithm 1 does not. select: `best` takes the highest
@@ -71,7 +73,9 @@ class ParticleFiltering(Stepwise):
 
 
 class EntropicParticleFiltering(ParticleFiltering):
-    """Warms the weights where fewer than `ess_threshold` of the particles carry them, in the
+    """Particle filtering that warms its weights while they are too uneven.
+
+    Warms the weights where fewer than `ess_threshold` of the particles carry them, in the
     first `early_phase` of `max_steps`.
 
     The paper's look-ahead modulation, which weights a particle by its successors too, is not part
@@ -94,7 +98,9 @@ class EntropicParticleFiltering(ParticleFiltering):
 
 
 class ParticleGibbs(ParticleFiltering):
-    """Filters of n particles, one after the other, `iterations` of them.
+    """Particle filters in a row, each given a path of the one before to keep.
+
+    Filters of n particles, one after the other, `iterations` of them.
 
     From the second on `references` of the n are trajectories of the one before, drawn by their
     final weights. They are not replaced, but others may branch off from where they stood after as

@@ -28,7 +28,10 @@ Floats = npt.NDArray[np.float64]
 
 
 class Rebase(Stepwise):
-    """n: continuations in a round (N). temperature: T_b. max_rounds: the last writes to the end."""
+    """Tree search whose width is shared out over the candidates by their rewards.
+
+    n: continuations in a round (N). temperature: T_b. max_rounds: the last writes to the end.
+    """
 
     n: int = Field(default=16, ge=1)
     temperature: float = Field(default=0.1, gt=0.0)
@@ -93,7 +96,9 @@ class Rebase(Stepwise):
 
 
 class Dora(Rebase):
-    """similarity_temperature: T_s. embedder: the role of the model whose mean hidden state over
+    """REBASE whose shares go to directions: candidates that say the same share one weight.
+
+    similarity_temperature: T_s. embedder: the role of the model whose mean hidden state over
     a path's last step stands for the path; the paper's is an embedding model (BGE-M3)."""
 
     similarity_temperature: float = Field(default=0.01, gt=0.0)

@@ -38,7 +38,9 @@ class Attempt:
 
 
 class SequentialRevision(Strategy):
-    """parallel: P. sequential: S. history: how many of a chain's last attempts its next one sees
+    """Chains of revisions in parallel: any ratio of sequential to parallel.
+
+    parallel: P. sequential: S. history: how many of a chain's last attempts its next one sees
     (the paper's 4; fewer where the model's context does not hold them). instruction: the user
     turn that follows each of them.
 

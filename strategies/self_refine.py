@@ -22,7 +22,9 @@ REFINE = "Solve the problem again with this feedback in mind, and give the answe
 
 
 class SelfRefine(Strategy):
-    """rounds: of feedback, each followed by a refinement. stop: what the feedback says when there
+    """Draft, feedback, refinement, until the feedback finds nothing more.
+
+    rounds: of feedback, each followed by a refinement. stop: what the feedback says when there
     is nothing to refine (whether its case matters is unverified; here it does not). critique,
     refine: the user turns that ask for the two.
 

@@ -15,7 +15,9 @@ from reasoning.strategy import Outcome
 
 
 class StepBestOfN(Stepwise):
-    """n: candidates a step. max_steps: then the path is finished in one ask.
+    """One path, to which the best of N candidates is added step by step.
+
+    n: candidates a step. max_steps: then the path is finished in one ask.
 
     at_most: how often a phrase may stand in a candidate; more often, or an empty step, and it is
     dropped. retries: how often n others are drawn when all are. Then the first one stays.

@@ -13,7 +13,9 @@ from reasoning.strategy import Rating, Verifier
 
 
 class Agreement(Verifier):
-    """The share of the chains given whose answers equal this one's, itself included; 0 for a chain
+    """How many of the chains given say the same as this one.
+
+    The share of the chains given whose answers equal this one's, itself included; 0 for a chain
     without an answer.
 
     Answers are equal when the task's canonical forms are. No model takes part. The score depends

@@ -14,7 +14,9 @@ from reasoning.strategy import Rating, Verifier
 
 
 class Random(Verifier):
-    """Uniform in [0, 1), from the problem's id and the chain's content, so that a replay sees the
+    """Uniform random scores, the same in a replay: the baseline of verifiers.
+
+    Uniform in [0, 1), from the problem's id and the chain's content, so that a replay sees the
     same. Best-of-N by it is as accurate as one chain, in expectation (arXiv 2502.07191).
 
     Equal chains rated together get numbers of their own: with one number a content, an answer that

@@ -51,7 +51,9 @@ def value_of(evaluations: Sequence[str]) -> float:
 
 
 class SelfEvaluation(Verifier):
-    """`n` evaluations are written by the model in its role (mostly the policy itself), and their
+    """A model judges in words, Impossible, Likely or Sure, which are read as 0, 1/2, 1.
+
+    `n` evaluations are written by the model in its role (mostly the policy itself), and their
     value words averaged; one score a chain.
 
     kind: `process` shows the reasoning, `result` only the answer (0 for a chain without one).

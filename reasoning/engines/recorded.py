@@ -70,7 +70,9 @@ class Prompts(BaseModel):
 
 
 class RecordedEngine(Engine):
-    """Plays a recording. columns, prompts: see `Columns` and `Prompts`.
+    """Replays recorded samples of a data file: experiments without a model.
+
+    columns, prompts: see `Columns` and `Prompts`.
 
     A relative path that leads nowhere is looked for in the folder REASONING_DATA.
     answers: `stated` to answer what is asked behind a cut; None to refuse it.

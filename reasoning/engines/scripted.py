@@ -65,7 +65,9 @@ class _Totals:
 
 
 class ScriptedEngine(Engine):
-    """Plays a script. `script(prompt, key)` gives the chain for a prompt text and stream key;
+    """Plays a script of replies, delays and faults, under virtual time: for tests.
+
+    `script(prompt, key)` gives the chain for a prompt text and stream key;
     a list of texts is drawn from by the stream's random number, `seconds` a token."""
 
     def __init__(

@@ -146,7 +146,9 @@ class Turns(Drafting):
 
 
 class Atts(Turns):
-    """bank: what a chunk's loss is compared with. `marginal`: all known losses. `per_turn`: those
+    """The draft writes chunks; the target goes on where a conformal test rejects one.
+
+    bank: what a chunk's loss is compared with. `marginal`: all known losses. `per_turn`: those
     of the same turn, because later turns are harder. `per_question`: those of `samples` first
     chunks that are drawn of the question itself before its chains are written (probe tokens).
 

@@ -22,7 +22,9 @@ from reasoning.strategy import Until
 
 
 class AttsSync(Turns):
-    """B is rho times the chains that are still being written, rounded to the nearest, ties up.
+    """ATTS's synchronous baseline: chains wait for each other, the worst B are taken over.
+
+    B is rho times the chains that are still being written, rounded to the nearest, ties up.
 
     Under a cap every chain has an equal share from the start: chains that wait for each other
     cannot take turns.

@@ -17,7 +17,9 @@ SPARE = 100  # tokens that an "auto" limit leaves for the answer
 
 
 class BudgetForcing(Observed):
-    """max_thinking: tokens, `auto` (all the room but the closing and 100 tokens), or None.
+    """A least and a most of thinking, by forced text (s1).
+
+    max_thinking: tokens, `auto` (all the room but the closing and 100 tokens), or None.
     n_ignore: ends of thinking that are ignored. wait: what stands in their place.
     final: put behind a forced delimiter; by default `Final Answer:` behind a tag, and nothing
     behind a word that opens the answer already.

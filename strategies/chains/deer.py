@@ -22,7 +22,9 @@ TOP = 20  # alternatives that the entropy variant sees
 
 
 class DEER(Observed):
-    """threshold: lambda; the thinking ends where the confidence is above it.
+    """A trial answer at each transition ends the thinking where it is confident.
+
+    threshold: lambda; the thinking ends where the confidence is above it.
     confidence: avg2, the geometric mean of the tokens' probabilities (the paper), or avg1, their
     arithmetic mean (the default of the public code); both leave out the first token.
     words: transitions. entropy: instead of words, paragraph breaks behind which the next token's

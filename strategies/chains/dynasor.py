@@ -29,7 +29,9 @@ PROBE = "\n\nI know the answer now.\n\n**Final Answer**\n\\boxed{"
 
 
 class Dynasor(Observed):
-    """effort: a preset of k and c by its public name. k: answers that must be the same (None:
+    """Probes for an answer every c tokens; k equal, certain ones end the thinking.
+
+    effort: a preset of k and c by its public name. k: answers that must be the same (None:
     never stop). c: tokens between probes. probe: what asks for the answer; by default a box where
     a tag closes the thinking, else the task's own answer line. hesitation: words that spoil a
     probe, matched as words. probe_tokens, temperature, top_p: of a probe.

@@ -30,7 +30,9 @@ from reasoning.strategy import Until
 
 
 class SpecReason(Drafting):
-    """threshold: ratings lie in 0..9; 0 keeps every step of the draft, and above 9 nothing could be
+    """The draft writes each step; the policy rates it, and keeps or rewrites it.
+
+    threshold: ratings lie in 0..9; 0 keeps every step of the draft, and above 9 nothing could be
     kept, so the draft is not asked and the chain is what `plain` writes, token for token.
 
     rating: who says how good a step is (rating.py). `likelihood`: the base model's probability of

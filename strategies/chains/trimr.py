@@ -35,7 +35,9 @@ FORCED = "I think I already thought for a long time. I should answer now.\n"
 
 
 class TrimR(Observed):
-    """m: agreeing pairs in a row that stop (None: the rule is off). r_thres: share of `budget`
+    """A verifier reads along and ends thinking that repeats, wanders or loops.
+
+    m: agreeing pairs in a row that stop (None: the rule is off). r_thres: share of `budget`
     (over 1: the rule is off). n_thres: thoughts. agreement: whether a run of agreeing thoughts
     keeps the under-thinking rule from firing (the paper's text; its pseudo-code has no such test).
 

@@ -39,7 +39,9 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 
 
 class LocalEngine(Engine):
-    """`local/<model>`: a folder in Hugging Face format, or the name of a shipped model.
+    """Embedded: a decoder in PyTorch, in process, with continuous batching.
+
+    `local/<model>`: a folder in Hugging Face format, or the name of a shipped model.
 
     dtype: float32, bfloat16, float16 or auto (float32 on the CPU, bfloat16 on a GPU).
     device: cpu, cuda or auto. max_batch: sequences decoded at once. max_context: caps the
