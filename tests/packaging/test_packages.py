@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from reasoning.registry import KINDS
+
 ROOT = Path(__file__).parents[2]
 EXTENSION = '''
 from reasoning.allocation.base import Allocator
@@ -164,3 +166,11 @@ def test_the_wheel_stands_beside_pypis_verifiers(tmp_path: Path, wheel: Path) ->
 def test_the_core_imports_neither_torch_nor_vllm() -> None:
     code = "import sys, reasoning; print({'torch', 'vllm', 'transformers'} & set(sys.modules))"
     assert run(sys.executable, "-c", code).strip() == "set()"
+
+
+def test_what_is_registered_says_in_its_first_line_what_it_is() -> None:
+    """`reasoning ls KIND` shows that line."""
+    for kind, registry in KINDS.items():
+        for name in registry:
+            first = (registry.get(name).__doc__ or "").strip().split("\n")[0]
+            assert first.endswith("."), f"{kind} {name}: {first!r}"
