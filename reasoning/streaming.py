@@ -24,11 +24,18 @@ from reasoning.engines.base import (
     EngineUsage,
     SampleRequest,
     Sampling,
+    Sink,
     Stream,
     Tokenizer,
     TokenLogprob,
 )
-from reasoning.errors import BudgetExhausted, ConfigError, ReplayDiverged, Stopped
+from reasoning.errors import (
+    BudgetExhausted,
+    ConfigError,
+    EngineReplyError,
+    ReplayDiverged,
+    Stopped,
+)
 from reasoning.journal import digest
 from reasoning.randomness import key as stream_key
 
@@ -186,7 +193,9 @@ class TokenStream:
         )
         segment.start(
             branch.session.call(
-                self._engine, branch.deadline, lambda: self._engine.sample(request, segment.sink)
+                self._engine,
+                branch.deadline,
+                lambda: self._engine.sample(request, segment.attempt()),
             )
         )
         return segment
@@ -271,12 +280,23 @@ class _Segment:
         self._task = asyncio.ensure_future(call)
         self._task.add_done_callback(lambda _: self._arrived.set())
 
-    def sink(
-        self, index: int, ids: Sequence[int], text: str, logprobs: Sequence[TokenLogprob]
-    ) -> None:
-        self._ids.extend(ids)
-        self._logprobs.extend(logprobs)
-        self._arrived.set()
+    def attempt(self) -> Sink:
+        """The sink of one attempt. An engine that died under a stream is asked again, from the
+        start of the segment: what was handed over is not taken twice."""
+        del self._ids[self.handed :], self._logprobs[self.handed :]
+        known = self.handed  # so many tokens of this attempt are here already
+
+        def sink(
+            index: int, ids: Sequence[int], text: str, logprobs: Sequence[TokenLogprob]
+        ) -> None:
+            nonlocal known
+            again = min(known, len(ids))
+            known -= again
+            self._ids.extend(ids[again:])
+            self._logprobs.extend(logprobs[again:])
+            self._arrived.set()
+
+        return sink
 
     def values(self, fresh: int) -> tuple[TokenLogprob, ...]:
         """Log-probabilities of the `fresh` tokens handed over last; none if not asked for."""
@@ -308,7 +328,14 @@ class _Segment:
             return self._recorded, EngineUsage()
         try:
             reply = await self._task
-            return reply.completions[0], reply.usage
+            completion: Completion = reply.completions[0]
+            seen = tuple(self._ids[: self.handed])  # longer, where a stop string was cut off
+            if seen[: len(completion.ids)] != completion.ids[: self.handed]:
+                raise EngineReplyError(
+                    "the engine died under a stream, and wrote another chain when it was asked "
+                    "again; use an engine that honours seeds"
+                )
+            return completion, reply.usage
         except (asyncio.CancelledError, Stopped) as ended:
             task = asyncio.current_task()
             if task is not None and task.cancelling() and not self.cancelled:

@@ -9,6 +9,7 @@ import pytest
 from reasoning import Budget, Problem, Sampling, Solver
 from reasoning.context import Context
 from reasoning.engines.scripted import Line, ScriptedEngine, VirtualTimeLoop
+from reasoning.errors import EngineReplyError, EngineUnavailable
 from reasoning.strategy import Outcome, Strategy
 
 
@@ -149,3 +150,33 @@ def test_a_stream_says_that_the_clock_cut_it_and_its_replay_too(tmp_path: Path) 
             solution = runner.run(solver.asolve(PROBLEM))
         assert (solution.status, solution.meta["finish"]) == ("deadline", "deadline")
         assert solution.text == TEXT[:5] and engine.totals.requests == 1
+
+
+@pytest.mark.parametrize("every", [1, 4])
+@pytest.mark.parametrize("died_after", [0, 1, 6, 9])
+def test_an_engine_that_dies_under_a_stream_hands_over_each_token_once(
+    every: int, died_after: int
+) -> None:
+    dead = EngineUnavailable("the engine died", retryable=True)
+    attempts = iter([Line(TEXT, fault=dead, fault_after=died_after, tops=TOPS)])
+
+    def script(prompt: str, key: int) -> Line:
+        return next(attempts, Line(TEXT, tops=TOPS))
+
+    engine = ScriptedEngine(script=script)
+    solution = Solver(
+        {"policy": engine}, strategy=Watched(every=every), sampling=Sampling(logprobs=1)
+    ).solve(PROBLEM)
+    assert solution.text == TEXT and engine.totals.requests == 2
+    assert solution.meta["told"][: len(TOPS)] == [[top[0]] for top in TOPS]
+    assert len(solution.meta["told"]) == len(TEXT) + 1
+
+
+def test_another_chain_after_a_death_is_an_error() -> None:
+    dead = EngineUnavailable("the engine died", retryable=True)
+    attempts = iter([Line(TEXT, seconds=1.0, fault=dead, fault_after=6)])
+    engine = ScriptedEngine(script=lambda *_: next(attempts, Line(TEXT.upper(), seconds=1.0)))
+    solver = Solver({"policy": engine}, strategy=Watched(every=1))
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        with pytest.raises(EngineReplyError, match="another chain"):
+            runner.run(solver.asolve(PROBLEM))
