@@ -14,9 +14,9 @@ import abc
 import asyncio
 import contextlib
 import math
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field
 
@@ -28,12 +28,16 @@ from reasoning.strategies.best_of_n import most_voted
 from reasoning.strategy import Strategy, Unit, Until
 from reasoning.verifiers.aggregate import Aggregation, aggregate
 
+T = TypeVar("T")
+
 Select = Literal["best", "weighted", "majority"]
 
 
 class Stepwise(Strategy, abc.ABC):
     """Settings of every search over partial paths.
 
+    step_by: what ends a step, the task's separator or only the cap. separators: how many of them
+    make one step; papers rarely say how long theirs are, and a longer step saves verifier passes.
     step_tokens: cap for one step; a step that reaches it goes on in the next one, so that a task
     whose separator never comes is searched in blocks of this many tokens.
     reserve: tokens kept back so that the best partial path can be finished. None: a quarter of
@@ -43,6 +47,8 @@ class Stepwise(Strategy, abc.ABC):
 
     unit: ClassVar[Unit] = "step"
 
+    step_by: Literal["separator", "tokens"] = "separator"
+    separators: int = Field(default=1, ge=1)
     step_tokens: int = Field(default=256, ge=1)
     reserve: int | None = Field(default=None, ge=0)
     aggregate: Aggregation = Aggregation.last
@@ -134,14 +140,7 @@ class Steps:
         self.rounds += 1
         if len(asks) == 1:
             return [await self._write(asks[0])]
-        # All replies are awaited even when one fails: what was decoded is recorded and charged.
-        found = await asyncio.gather(*map(self._write, asks), return_exceptions=True)
-        written = []
-        for one in found:
-            if isinstance(one, BaseException):
-                raise one
-            written.append(one)
-        return written
+        return await _all(map(self._write, asks))
 
     async def _write(self, ask: Ask) -> list[Chain]:
         # A branch of its own: its journal keys don't depend on what else is in flight. Not a
@@ -154,11 +153,32 @@ class Steps:
         if ask.greedy:
             sampling = replace(sampling, temperature=0.0)
         branch.bindings = replace(bindings, max_tokens=most, sampling=sampling)
+        until = "answer" if self.settings.step_by == "tokens" else ask.until
         try:
-            return await branch.write(ask.prefix, ask.n, ask.until)
+            chains = await branch.write(ask.prefix, ask.n, until)
         except BudgetExhausted as refused:
             self.ctx.note_cut(refused.status)
             return []
+        if until == "answer" or self.settings.separators == 1:
+            return chains
+        return await _all(
+            self._lengthened(branch, i, ask.prefix, chain) for i, chain in enumerate(chains)
+        )
+
+    async def _lengthened(self, branch: Context, index: int, before: Chain, chain: Chain) -> Chain:
+        """A continuation written on to as many separators as make a step, within its cap."""
+        most = branch.bindings.max_tokens or self.longest
+        for number in range(1, self.settings.separators):
+            ended = chain.finish != "stop" or self.read(before, chain).complete
+            if ended or len(chain.ids) >= most:
+                break
+            before = chain
+            try:
+                (chain,) = await branch.child(f"{index}.{number}", None).write(chain, 1, "step")
+            except BudgetExhausted as refused:
+                self.ctx.note_cut(refused.status)
+                break
+        return chain
 
     async def finish(self, name: str, chain: Chain) -> Chain:
         """The path written to its end in one ask; as it was where nothing is left to spend."""
@@ -204,13 +224,17 @@ class Steps:
         answer = self.ctx.answer(chain)
         if not stopped:
             marked = False  # an answer that is cut off in its middle is none yet
-        elif self.ctx.problem.step not in text:
-            marked = True  # the model's end, or a stop string of the recipe
+        elif self.ctx.problem.step not in text or self._stops(chain, text):
+            marked = True  # the model's end, or what the recipe stops at
         else:
             # Where any text is an answer, the answer ends nothing.
             marked = answer is not None and answer != chain.text.strip()
         complete = chain.done or marked or self.rest(chain) < 1
         return Step(chain, text, tokens, complete, answer if complete else None, 1, tokens)
+
+    def _stops(self, chain: Chain, text: str) -> bool:
+        sampling = self.ctx.bindings.sampling
+        return chain.ids[-1] in sampling.stop_ids or any(s in text for s in sampling.stop)
 
     def read_all(self, parent: Chain, chains: Sequence[Chain]) -> list[Step]:
         return [self.read(parent, chain) for chain in chains]
@@ -330,3 +354,14 @@ class Steps:
             "short_ratings": self.short,
         }
         return {name: value for name, value in counted.items() if value}
+
+
+async def _all(asks: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Their results, in order. All are awaited even when one fails, so that what was decoded is
+    recorded and charged; then the first error is raised."""
+    done: list[T] = []
+    for one in await asyncio.gather(*asks, return_exceptions=True):
+        if isinstance(one, BaseException):
+            raise one
+        done.append(one)
+    return done

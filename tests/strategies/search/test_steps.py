@@ -1,0 +1,133 @@
+"""What ends a step: the separator, several of them, a number of tokens, a stop of the recipe."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reasoning import Budget, Problem, Sampling
+from reasoning.errors import ConfigError
+from tests.strategies.search.trees import (
+    PROBLEM,
+    WIDTH,
+    Draws,
+    TreeEngine,
+    chance,
+    ends_at_depth,
+    path_of,
+    plain,
+    search,
+    wild,
+)
+
+some = settings(max_examples=20)
+SEEDS = st.integers(0, 10_000)
+# Searches with one continuation a step, which are plain decoding whatever a step is.
+NARROW: dict[str, dict[str, Any]] = {
+    "a_star": {"k": 1},
+    "step_best_of_n": {"n": 1, "retries": 0},
+    "mcts": {"n": 1, "max_depth": 20},
+    "rebase": {"n": 1},
+}
+
+
+def noisy(seed: int) -> Any:
+    return lambda path: round(chance(path, seed), 1)
+
+
+def says(path: Draws) -> str:
+    return f"{'A' if len(path) == 6 else 's'}{path[-1]}\n"
+
+
+@some
+@given(SEEDS, st.sampled_from(sorted(NARROW)), st.integers(1, 4), st.booleans())
+def test_one_continuation_a_step_is_plain_decoding_whatever_a_step_is(
+    seed: int, strategy: str, many: int, by_tokens: bool
+) -> None:
+    shape: dict[str, Any] = {"separators": many, "step_tokens": many * WIDTH}
+    if by_tokens:
+        shape |= {"step_by": "tokens"}
+    found = search(strategy, wild(seed), noisy(seed), **shape, **NARROW[strategy])
+    assert found.text == plain(wild(seed)).text
+
+
+@pytest.mark.parametrize(("many", "steps"), [(1, 6), (2, 3), (3, 2), (4, 2), (9, 1)])
+def test_several_separators_make_a_step(many: int, steps: int) -> None:
+    engine = TreeEngine(says, lambda path: 0.5, depth=6)
+    found = search("a_star", engine, k=3, separators=many, step_tokens=many * WIDTH)
+    assert found.meta["expansions"] == steps and found.usage.verifier_passes == 3 * steps
+    assert path_of(found.text) == (0,) * 6
+    assert found.usage.tokens == engine.totals.new == 3 * 6 * WIDTH
+
+
+def test_a_step_of_several_separators_ends_at_its_cap_and_at_the_answer() -> None:
+    (tree,) = search("a_star", ends_at_depth(3), k=1, separators=9, step_tokens=5).trace.of("tree")
+    assert [row["text"] for row in tree.data["nodes"]] == ["", "s0\ns0", "\nA0\n"]
+
+
+def test_a_step_of_tokens_does_not_stop_at_separators() -> None:
+    engine = TreeEngine(says, lambda path: 0.5, depth=6)
+    found = search("a_star", engine, k=2, step_by="tokens", step_tokens=2 * WIDTH)
+    (tree,) = found.trace.of("tree")
+    first = next(row for row in tree.data["nodes"] if row["parent"] == 0)
+    assert first["text"] == "s0\ns0\n" and found.answer == "0"
+    assert all(not request.sampling.stop for request in engine.totals.log)
+
+
+@some
+@given(
+    SEEDS,
+    st.sampled_from(["a_star", "beam", "dvts", "mcts", "rebase"]),
+    st.integers(1, 3),
+    st.none() | st.integers(1, 100),
+    st.none() | st.integers(0, 30),
+)
+def test_caps_are_hard_with_longer_steps(
+    seed: int, strategy: str, many: int, tokens: int | None, passes: int | None
+) -> None:
+    engine = TreeEngine(wild(seed), noisy(seed))
+    budget = Budget(tokens=tokens, verifier_passes=passes)
+    shape: dict[str, Any] = {"n": 4}
+    if strategy in ("beam", "dvts"):
+        shape["beam_width"] = 2
+    if strategy == "a_star":
+        shape = {"k": 3, "expand_batch": 2}
+    found = search(
+        strategy, engine, budget=budget, separators=many, step_tokens=many * WIDTH, **shape
+    )
+    assert found.status in ("ok", "budget"), found.error
+    assert found.usage.tokens == engine.totals.new
+    assert tokens is None or found.usage.tokens <= tokens
+    assert passes is None or found.usage.verifier_passes <= passes
+
+
+@pytest.mark.parametrize("many", [1, 2])
+def test_a_stop_of_the_recipe_completes_a_path(many: int) -> None:
+    def stopping(path: Draws) -> str:
+        return "sX\n" if len(path) == 2 else f"s{path[-1]}\n"
+
+    for sampling in (Sampling(stop=("X",)), Sampling(stop_ids=(ord("X"),))):
+        found = search("a_star", stopping, k=1, separators=many, step_tokens=9, sampling=sampling)
+        assert found.text == "s0\nsX" and found.meta["expansions"] == 3 - many
+
+
+def test_text_that_is_all_answer_ends_nothing() -> None:
+    """Where a task takes any text for an answer, a step's end is not the path's."""
+    problem = Problem("p", PROBLEM.messages, step="\n")
+    found = search("a_star", ends_at_depth(3), k=1, problem=problem)
+    assert found.text == "s0\ns0\nA0\n" and found.meta["expansions"] == 4  # the last gives EOS
+
+
+def test_a_chain_as_long_as_it_may_get_is_complete() -> None:
+    found = search("a_star", ends_at_depth(5), k=2, max_tokens=7, step_tokens=3)
+    assert found.status == "ok" and found.text == "s0\ns0\ns" and found.answer is None
+
+
+@pytest.mark.parametrize(
+    ("settings_", "words"), [({"separators": 0}, "`separators`"), ({"step_by": "line"}, "'tokens'")]
+)
+def test_bad_settings_are_said_when_they_are_read(settings_: dict[str, Any], words: str) -> None:
+    for strategy in NARROW:
+        with pytest.raises(ConfigError, match=words):
+            search(strategy, ends_at_depth(2), **settings_)
