@@ -15,8 +15,9 @@ reward model's own template and tokenizer (layouts.py), whatever the policy's to
 from __future__ import annotations
 
 import abc
+import functools
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -82,7 +83,8 @@ class TextReward(Verifier, abc.ABC):
             return None
         if self.read == "model":
             steps = [chain.text.strip()]
-        layout = self.layout(question(problem), steps, engine.tokenizer)
+        tokenizer: Any = engine.tokenizer
+        layout = _laid(self, question(problem), tuple(steps), tokenizer)
         return Layout(layout.ids, layout.ends[-1:]) if self.read == "last" else layout
 
     async def _rate(self, problem: Problem, chain: Chain, engine: Engine) -> Rating:
@@ -91,6 +93,12 @@ class TextReward(Verifier, abc.ABC):
             return Rating((0.0,))
         values, readings = await self.scores(laid, engine)
         return Rating.of(checked(values, len(laid.ends), engine), readings)
+
+
+@functools.lru_cache(maxsize=1024)
+def _laid(verifier: TextReward, asked: str, steps: tuple[str, ...], tokenizer: Any) -> Layout:
+    """Once for the lease and for the ask. tokenizer: a Tokenizer, by identity."""
+    return verifier.layout(asked, steps, tokenizer)
 
 
 class PooledReward(TextReward, abc.ABC):
@@ -178,8 +186,10 @@ class MathShepherd(ChosenReward):
 
 
 class RlhflowPrm(ChosenReward):
-    """RLHFlow's Llama-3.1 PRMs (RLHF-Reward-Modeling, math-rm): P(+) against P(-), predicted one
-    position before each assistant turn, which is taken to be "+"."""
+    """RLHFlow's Llama-3.1 PRMs (RLHF-Reward-Modeling, math-rm): P(+) against P(-) at each turn.
+
+    Predicted one position before each assistant turn, which is taken to be "+".
+    """
 
     def layout(self, asked: str, steps: Sequence[str], tokenizer: Tokenizer) -> Layout:
         return in_turns(asked, steps, self.good, tokenizer)

@@ -318,3 +318,27 @@ async def test_a_failing_verdict_names_its_chain() -> None:
     with pytest.raises(RatingFailed, match="chain 1 of 2") as failed:
         await Judge(**LETTERS).rate(problem(), [chain("fine"), chain("bad")], engine)
     assert failed.value.ratings[0].scores == (0.5,)
+
+
+@pytest.mark.parametrize("strategy", ["majority", "weighted"])
+def test_shared_0_2_votes_group_by_canonical_form_and_keep_the_first_wording(strategy: str) -> None:
+    """1/2 and 0.5 vote together against 7; the solution is worded as it was seen first."""
+    halves = {"0.5": "1/2", "1/2": "1/2", "7": "7"}
+    asked = Problem(
+        "p",
+        ({"role": "user", "content": "half?"},),
+        extract=lambda text: text.partition("answer ")[2] or None,
+        canonical=lambda answer: halves[answer],
+    )
+    seen: list[str] = []
+
+    def script(prompt: str, key: int) -> Line:
+        seen.append(["answer 7", "answer 0.5", "answer 1/2", "answer 7", "answer 0.5"][len(seen)])
+        return Line(seen[-1])
+
+    solution = Solver(
+        {"policy": ScriptedEngine(script=script)},
+        strategy={"name": strategy, "n": 5},
+        verifiers={"verifier": "agreement"},
+    ).solve(asked)
+    assert solution.answer == "0.5"

@@ -15,6 +15,7 @@ from aiohttp import web
 
 from reasoning.chain import Chain
 from reasoning.engines.base import Engine, EngineUsage
+from reasoning.engines.hf_tokenizer import HFTokenizer
 from reasoning.engines.openai import OpenAIEngine
 from reasoning.errors import CapabilityError, EngineReplyError
 from reasoning.naming import build
@@ -61,7 +62,7 @@ async def over_http(folder: Path, log: Path, *arguments: str) -> AsyncIterator[E
     from reasoning.engines.vllm.server import CPU_ARGUMENTS, serving
 
     settings = ("--dtype=float32", "--max-model-len=512", "--block-size=32", *CPU_ARGUMENTS)
-    with serving(str(folder), *settings, *arguments, log=log) as base_url:
+    with serving(str(folder), *settings, *arguments, log=log, patience=900) as base_url:
         async with OpenAIEngine("", base_url=base_url) as started:
             yield started
 
@@ -101,7 +102,7 @@ async def test_value_head_in_process_by_token_and_of_the_last(standin_folder: Pa
         assert last.scores == pytest.approx(expected[1:2], abs=2e-3)
         assert grown.scores == pytest.approx(expected[2:], abs=2e-3)
         size = last.readings[0].size
-        assert grown.usage.cached >= size // 32 * 32 - 32 > 0
+        assert grown.usage.cached >= size // 32 * 32 > 0  # whole blocks
         assert grown.usage.prefill + grown.usage.cached == grown.readings[0].size
 
 
@@ -134,9 +135,12 @@ async def test_outcome_in_process(standin_folder: Path) -> None:
 
 
 @on_vllm
-async def test_qwen_prm_over_http(standin_folder: Path, tmp_path: Path) -> None:
+async def test_qwen_prm_over_http_by_step(standin_folder: Path, tmp_path: Path) -> None:
+    """As vLLM serves it by default: only the rows of the step token come back."""
     folder = standin_folder / "qwen_prm"
-    async with over_http(folder, tmp_path / "log") as engine:
+    marker = HFTokenizer(folder).encode("<extra_0>")[0]
+    step = f'--pooler-config={{"tok_pooling_type": "STEP", "step_tag_id": {marker}}}'
+    async with over_http(folder, tmp_path / "log", step) as engine:
         await agrees_stepwise(engine, "qwen_prm", folder)
 
 
@@ -194,3 +198,22 @@ async def test_a_server_that_scores_the_last_token_only() -> None:
             stub.lie = lie
             with pytest.raises(EngineReplyError, match="scores"):
                 await engine.pool([64], [0])
+
+
+class StepsOnly(Stub):
+    """A server that returns the rows of its step token only: token 9."""
+
+    async def pool(self, request: web.Request) -> web.Response:
+        (ids,) = (await request.json())["input"]
+        rows = [[0.5, place / 10] for place, token in enumerate(ids) if token == 9]
+        return web.json_response({"data": [{"index": 0, "data": rows}]})
+
+
+async def test_a_server_that_pools_by_step() -> None:
+    stub = StepsOnly()
+    stub.rewards = True
+    async with stub.serving(), OpenAIEngine("m", base_url=stub.url, tokenizer=ByteIds()) as engine:
+        reply = await engine.pool([1, 9, 2, 3, 9], [1, 4])
+        assert reply.values == (0.1, 0.4) and reply.usage == EngineUsage(prefill=5)
+        with pytest.raises(EngineReplyError, match="tok_pooling_type ALL"):
+            await engine.pool([1, 9, 2, 3, 9], [4])

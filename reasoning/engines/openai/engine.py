@@ -59,7 +59,7 @@ class OpenAIEngine(Engine):
         self.tokenizer: Tokenizer = ByteTokenizer(chat=self.settings.flavour != "completions")
         self._model = model
         self._server: discovery.Server | None = None
-        self._pooling: pooling.Task | None = None  # how a reward model's server scores
+        self._pooling: pooling.Way = "tokens"  # how a reward model's server scores
         self._dialect: TokenIds | Text | None = None
         self._transport: Transport | None = None
         self._sender: Sender | None = None
@@ -100,7 +100,7 @@ class OpenAIEngine(Engine):
             raise
         self._server, self._dialect = met.server, met.dialect
         self.tokenizer, self.capabilities = met.tokenizer, met.capabilities
-        self._pooling = met.pooling
+        self._pooling = met.pooling or "tokens"
         self.context_length = met.context_length
         backoff = Backoff(given.backoff, given.retry_after_cap)
         capacity = given.max_concurrency if given.retry_budget is None else given.retry_budget
@@ -246,18 +246,15 @@ class OpenAIEngine(Engine):
         if not positions:
             return PoolReply((), EngineUsage())
         self._fits(ids, spare=0)
-        last = self._pooling == "classify"
-        if last and list(positions) != [len(ids) - 1]:
+        if self._pooling == "last" and list(positions) != [len(ids) - 1]:
             raise CapabilityError(
                 f"{self.name} is served to score the last token only, and {len(positions)} "
                 f"positions were asked for; set the verifier to `read: last`, or serve the model "
                 f"without `--pooler-config` of task classify"
             )
-        read = partial(
-            pooling.read_last if last else pooling.read, size=len(ids), positions=positions
-        )
-        body = pooling.body(self._server.model, ids, self._pooling or "token_classify")
-        return await self._ask(pooling.PATH, body, read)
+        read = pooling.reading(self._pooling)
+        body = pooling.body(self._server.model, ids, self._pooling)
+        return await self._ask(pooling.PATH, body, lambda said: read(said, len(ids), positions))
 
     def _fits(self, ids: Sequence[int], spare: int = 1) -> int:
         """Tokens that fit behind `ids`. Raises PromptError for what the server would refuse."""

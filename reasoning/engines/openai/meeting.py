@@ -41,7 +41,7 @@ class Met:
     tokenizer: Tokenizer
     capabilities: Capabilities
     context_length: int
-    pooling: pooling.Task | None = None
+    pooling: pooling.Way | None = None
 
 
 async def meet(transport: Transport, given: Settings, model: str) -> Met:
@@ -90,7 +90,7 @@ async def _in_ids(
     vocabulary = said if isinstance(said, int) else tokenizer.vocab_size + PADDING
     dialect = TokenIds(server.model, max(vocabulary, tokenizer.vocab_size), tokenizer.decode)
     capabilities = Capabilities()
-    scores: pooling.Task | None = None
+    scores: pooling.Way | None = None
     try:
         in_ids = await transport.post(dialect.path, dialect.health_body(), _holds_ids)
     except Fault:

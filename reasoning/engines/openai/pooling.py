@@ -1,16 +1,20 @@
-"""The reward head of a pooling model: /pooling of vLLM, by token or of the last token.
+"""The reward head of a pooling model: /pooling of vLLM.
 
-A server does one of the two. By token (`token_classify`) it does not read its prefix cache, so a
-pass costs the whole length. Of the last token (`classify`, the server's `--pooler-config
-'{"task": "classify"}'`) it does, and a growing path costs what it grew by; but /pooling tells no
-cached tokens, so that it is charged as computed in full.
+A server scores in one of three ways, which its answer to a probe tells:
+
+- `tokens`: a row for each token (task `token_classify`). It does not read its prefix cache, so a
+  pass costs the whole length.
+- `steps`: the same, but only the rows of one step token come back (vLLM's default for
+  Qwen2.5-Math-PRM).
+- `last`: one row, of the last token (task `classify`, the server's `--pooler-config '{"task":
+  "classify"}'`). It reads its prefix cache, so a growing path costs what it grew by; but /pooling
+  tells no cached tokens, so that it is charged as computed in full.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, Literal
 
 from reasoning.engines.base import EngineUsage, PoolReply
@@ -19,36 +23,39 @@ from reasoning.engines.openai.faults import Fault, Malformed
 from reasoning.engines.openai.transport import Transport
 
 PATH = "//pooling"
-Task = Literal["token_classify", "classify"]
+Way = Literal["tokens", "steps", "last"]
 
 
-def body(model: str, ids: Sequence[int], task: Task = "token_classify") -> bytes:
+def body(model: str, ids: Sequence[int], way: Way = "tokens") -> bytes:
     asked = {
         "model": model,
         "input": [list(ids)],
-        "task": task,
+        "task": "classify" if way == "last" else "token_classify",
         "use_activation": True,
         "encoding_format": "float",
     }
     return json.dumps(asked, separators=(",", ":")).encode()
 
 
-async def offered(transport: Transport, model: str) -> Task | None:
+async def offered(transport: Transport, model: str) -> Way | None:
     """How the server scores; None where it does not."""
-    tasks: tuple[Task, ...] = ("token_classify", "classify")
-    for task in tasks:
-        said = read if task == "token_classify" else read_last
-        take = partial(_taken, said)
+    ways: tuple[Way, ...] = ("tokens", "last")
+    for way in ways:
         try:
-            await transport.post(PATH, body(model, [0], task), take, 30.0)
+            rows = await transport.post(PATH, body(model, [0], way), _probed, 30.0)
         except Fault:
             continue
-        return task
+        return way if rows else "steps"  # the probe holds no step token
     return None
 
 
-def _taken(said: Callable[..., PoolReply], reply: bytes) -> PoolReply:
-    return said(parsed(reply), 1, [0])
+def _probed(reply: bytes) -> list[Any]:
+    return _table(parsed(reply))
+
+
+def reading(way: Way) -> Callable[[Any, int, Sequence[int]], PoolReply]:
+    """What makes the rewards at some positions of a reply to a prompt of some size."""
+    return {"tokens": read, "steps": read_steps, "last": read_last}[way]
 
 
 def read(payload: Any, size: int, positions: Sequence[int]) -> PoolReply:
@@ -56,28 +63,44 @@ def read(payload: Any, size: int, positions: Sequence[int]) -> PoolReply:
 
     Raises Malformed.
     """
-    try:
-        rows = payload["data"][0]["data"]
-        if len(rows) != size:
-            raise Malformed(f"{len(rows)} scores for {size} tokens")
-        found = [rows[position] for position in positions]
-        values = tuple(float(row[-1] if type(row) is list else row) for row in found)
-    except (KeyError, IndexError, TypeError, ValueError):
-        raise Malformed("no scores by token") from None
-    return PoolReply(_in_range(values), EngineUsage(prefill=size))
+    rows = _table(payload)
+    if len(rows) != size:
+        raise Malformed(f"{len(rows)} scores for {size} tokens")
+    return PoolReply(_values([rows[position] for position in positions]), EngineUsage(prefill=size))
+
+
+def read_steps(payload: Any, size: int, positions: Sequence[int]) -> PoolReply:
+    """The same of a reply that holds the rows of the step token only. Raises Malformed when they
+    are not as many as the positions asked for."""
+    rows = _table(payload)
+    if len(rows) != len(positions):
+        raise Malformed(
+            f"{len(rows)} scores of its step token for {len(positions)} positions; serve the model "
+            f"with --pooler-config.tok_pooling_type ALL"
+        )
+    return PoolReply(_values(rows), EngineUsage(prefill=size))
 
 
 def read_last(payload: Any, size: int, positions: Sequence[int]) -> PoolReply:
     """The same of a reply that holds one row, of the last token's labels. Raises Malformed."""
+    return PoolReply(_values([_table(payload)]), EngineUsage(prefill=size))
+
+
+def _table(payload: Any) -> list[Any]:
     try:
-        labels = payload["data"][0]["data"]
-        values = (float(labels[-1] if type(labels) is list else labels),)
-    except (KeyError, IndexError, TypeError, ValueError):
-        raise Malformed("no scores of the last token") from None
-    return PoolReply(_in_range(values), EngineUsage(prefill=size))
+        rows = payload["data"][0]["data"]
+    except (KeyError, IndexError, TypeError):
+        rows = None
+    if type(rows) is not list:
+        raise Malformed("no scores by token")
+    return rows
 
 
-def _in_range(values: tuple[float, ...]) -> tuple[float, ...]:
+def _values(rows: Sequence[Any]) -> tuple[float, ...]:
+    try:
+        values = tuple(float(row[-1] if type(row) is list else row) for row in rows)
+    except (IndexError, TypeError, ValueError):
+        raise Malformed("no scores by token") from None
     if not all(0.0 <= value <= 1.0 for value in values):
         raise Malformed("scores outside 0 to 1")
     return values

@@ -47,7 +47,9 @@ CPU_KV_BYTES = 512 << 20
 
 
 class VLLMEngine(Engine):
-    """`vllm/<model>`: a model folder, a shipped model's name, or a name vLLM can download.
+    """vLLM's AsyncLLM in process.
+
+    `vllm/<model>`: a model folder, a shipped model's name, or a name vLLM can download.
 
     memory_share: this model's share of the GPU's memory (vLLM's gpu_memory_utilization); several
     models fit one GPU by their shares. Every further argument is one of vLLM's engine arguments
@@ -116,7 +118,10 @@ class VLLMEngine(Engine):
             defaults["runner"] = "pooling"
             del defaults["scheduling_policy"]
             if "ProcessReward" in (self._config.get("architectures") or [""])[0]:
-                del defaults["enable_prefix_caching"]  # vLLM has none for these
+                from vllm.config import PoolerConfig
+
+                # Else only the tokens of one hard-coded id come back.
+                defaults["pooler_config"] = PoolerConfig(tok_pooling_type="ALL")
         if self._on_cpu:
             # A seeded request that is prefilled in chunks kills the CPU engine, because a CPU
             # generator cannot be rewound; whole prompts it is then.
@@ -310,7 +315,7 @@ class VLLMEngine(Engine):
         except Exception as error:
             raise self._fault(error) from error
         data = output.outputs.data.float()
-        rows = data.reshape(1, -1) if whole else data.reshape(len(data), -1)
+        rows = data.reshape(1 if whole else len(data), -1) if data.numel() else data
         if not whole and len(rows) != len(ids):
             raise EngineReplyError(f"{self.name} gave {len(rows)} rewards for {len(ids)} tokens")
         # The last label's: of one its sigmoid, of two the chance of the second.
