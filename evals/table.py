@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from rich.console import JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
+from reasoning.budget import Usage
 from reasoning.errors import ConfigError, DataError
 from reasoning.evals.statistics import Estimate, mean_interval, paired_difference, paired_ratio
 from reasoning.evals.statistics import wilson as wilson_interval
@@ -26,6 +27,7 @@ from reasoning.naming import explain
 
 GRADES = ("correct", "wrong", "ungradable", "failed", "skipped")
 COSTS = ("tokens", "verifier_passes", "seconds")
+_UNITS = (*(spec.name for spec in fields(Usage)), "committed")
 UNLIMITED = "unlimited"  # a budget without caps, as text
 
 
@@ -103,6 +105,13 @@ def rows(
     configuration of the same run and split has a record of.
     Raises DataError for a malformed record, ConfigError for a baseline that is not there.
     """
+    for name in costs:
+        unit = name.rpartition(".")[2]
+        if unit not in _UNITS and name != "seconds":
+            raise ConfigError(
+                f"unknown cost {name!r}: costs are seconds, {', '.join(_UNITS)}, and any but "
+                f"seconds of one role, such as draft.tokens"
+            )
     groups: dict[tuple[str, str, str, str], dict[tuple[str, int], Record]] = {}
     expected: dict[tuple[str, str, str], set[tuple[str, int]]] = {}
     for place, raw in enumerate(records):

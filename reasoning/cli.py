@@ -144,20 +144,25 @@ def table(
     ] = None,
     into: Annotated[Path | None, typer.Option(help="a Markdown file with table markers")] = None,
     name: Annotated[str, typer.Option(help="the markers' name, with --into")] = "results",
+    costs: Annotated[
+        str,
+        typer.Option(help="columns: fields of Usage, seconds, committed, draft.tokens, ..."),
+    ] = "tokens,verifier_passes,seconds",
 ) -> None:
     """Tabulate runs; with --into, write the rows into a document between its markers."""
     from reasoning.evals import markdown, records
     from reasoning.evals import table as tables
     from reasoning.evals.plot import plot as draw
 
-    made = tables.rows(records.read(folders), baseline=baseline)
-    console.print(tables.rich_table(made))
+    columns = tuple(column.strip() for column in costs.split(",") if column.strip())
+    made = tables.rows(records.read(folders), baseline=baseline, costs=columns)
+    console.print(tables.rich_table(made, costs=columns))
     if plot is not None:
         draw(made, plot)
         console.print(f"plot written to {plot}", markup=False)
     if into is not None:
         commands = {row.run: records.command(folder) for folder in folders for row in made}
-        changed = markdown.replace(into, name, markdown.render(made, commands))
+        changed = markdown.replace(into, name, markdown.render(made, commands, costs=columns))
         console.print(f"{into} {'changed' if changed else 'is up to date'}", markup=False)
 
 

@@ -1,8 +1,9 @@
 """SpecReason: the acceptance facts 2.8 and the matrix in section 5, scripted and on real models.
 
-2.8.8 (greedy text with token-level speculative decoding on and off) needs a running vLLM: see
-test_speculative.py. 2.8.11 (letters of multiple-choice answers) cannot be a test: no task of this
-project is multiple choice.
+2.8.8 (greedy text with token-level speculative decoding on and off) is vLLM's own promise and needs
+it running with two models: no test here. What is tested is that its CPU build is refused at
+temperature > 0, where it is known to sample wrongly. 2.8.11 (letters of multiple-choice answers)
+cannot be a test: no task of this project is multiple choice.
 """
 
 from __future__ import annotations
@@ -478,6 +479,22 @@ def test_different_tokenizers_are_an_error_when_the_recipe_is_read(tmp_path: Pat
         Recipe.load(recipe(tmp_path, models=models))
     text = {"name": "spec_reason", "exchange": "text"}
     Recipe.load(recipe(tmp_path, models=models, chain_policy=text))
+
+
+def test_speculative_decoding_is_refused_where_it_samples_wrongly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from reasoning.engines.vllm import engine
+
+    speculative = {"model": "countdown-draft", "num_speculative_tokens": 5}
+    policy = {"model": "vllm/countdown-policy", "speculative_config": speculative}
+    models = {"policy": policy, "draft": "local/countdown-policy"}
+    monkeypatch.setattr(engine, "_cpu_build", lambda: True)
+    with pytest.raises(CapabilityError, match="wrong distribution"):
+        Recipe.load(recipe(tmp_path, models=models))
+    Recipe.load(recipe(tmp_path, models=models, sampling={"temperature": 0.0}))
+    monkeypatch.setattr(engine, "_cpu_build", lambda: False)
+    Recipe.load(recipe(tmp_path, models=models))
 
 
 def test_an_engine_without_log_probabilities_is_an_error_before_anything_is_spent() -> None:
