@@ -69,8 +69,9 @@ class _Confident(Strategy):
 class DeepConf(_Confident):
     """Votes, weighted by confidence, of the most confident traces (offline, section 3.2).
 
-    Traces with an answer whose confidence reaches the (100 - keep)-th
-    percentile vote, each with its confidence as weight. keep 100 is the weighted vote of all."""
+    Traces with an answer whose confidence reaches the (100 - keep)-th percentile vote, each with
+    its confidence as weight. keep 100 is the weighted vote of all.
+    """
 
     measure: Measure = Measure.bottom_10
 
