@@ -225,7 +225,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--half", choices=("tune", "report"), help="in place of the recipe's")
     given = parser.parse_args(arguments)
     recipe = Recipe.load(given.recipe)
-    task, _ = recipe.build_task(), None
+    task = recipe.build_task()
     if not isinstance(task, Transcripts):
         raise ConfigError(f"{given.recipe} is no recipe of the task `transcripts`")
     if given.half:
