@@ -213,7 +213,12 @@ class TokenStream:
         segment, self._segment = self._segment, None
         if segment is None:
             return
-        completion, work = await segment.result()
+        try:
+            completion, work = await segment.result()
+        except BaseException:
+            if segment.lease is not None:
+                segment.lease.settle(Usage())
+            raise
         self._closed = True
         self.chain = replace(self.chain, text=self.chain.text + self._text.rest())
         if segment.cancelled:

@@ -1,6 +1,7 @@
 """Streams are looked at by token offsets, and replay as they went."""
 
 import asyncio
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,27 @@ def test_pieces_come_at_offsets_and_separators() -> None:
     by_lines = solve(ScriptedEngine(script=[TEXT]), separator="\n")
     assert [t for _, t in by_lines.meta["seen"]] == ["one\n", "two\n", "three\n", "four"]
     assert by_lines.answer == by_tokens.answer == TEXT
+
+
+class Retried(Strategy):
+    """Streams again after an engine's error, all within one budget."""
+
+    async def solve(self, ctx: Context) -> Outcome:
+        with contextlib.suppress(EngineReplyError):
+            async with ctx.stream(ctx.prompt, max_tokens=30) as stream:
+                async for _ in stream:
+                    pass
+        async with ctx.stream(ctx.prompt, max_tokens=30) as stream:
+            async for _ in stream:
+                pass
+        return Outcome(stream.chain.text, stream.chain.text)
+
+
+def test_an_error_under_a_stream_gives_its_lease_back() -> None:
+    fault = EngineReplyError("the server lied")
+    engine = ScriptedEngine(script=[Line(TEXT, fault=fault, fault_after=4), Line(TEXT)])
+    solver = Solver({"policy": engine}, strategy=Retried(), budget=Budget(tokens=32))
+    assert solver.solve(PROBLEM).answer == TEXT
 
 
 @pytest.mark.parametrize("change", [{"stop_at": 8}, {"force_at": 8}])
