@@ -11,7 +11,7 @@ import math
 from reasoning.chain import Chain
 from reasoning.context import Context
 from reasoning.engines.base import Engine, Sampling, Tokenizer
-from reasoning.errors import RatingFailed
+from reasoning.errors import ConfigError, RatingFailed
 from reasoning.problem import Problem
 from reasoning.prompts import think_tags
 from reasoning.strategies.chains.drafting import TARGET
@@ -77,6 +77,16 @@ async def by_digit(ctx: Context, step: Chain, *, average: bool) -> float | None:
             shares[digit] = shares.get(digit, 0.0) + math.exp(logprob)
     mass = sum(shares.values())
     return sum(digit * share for digit, share in shares.items()) / mass if mass else 0.0
+
+
+def refuse_if_speechless(engine: Engine) -> None:
+    """Raise ConfigError for a model whose vocabulary cannot express the question."""
+    asked = INSTRUCTION + LEAD
+    if engine.tokenizer.decode(engine.tokenizer.encode(asked)).strip() != asked.strip():
+        raise ConfigError(
+            f"{engine.name} has no words for the question that `rating: digits` asks; use `rating: "
+            f"likelihood`, or a process reward model with `rating: prm`"
+        )
 
 
 def _digit(tokenizer: Tokenizer, token: int) -> float | None:

@@ -23,7 +23,15 @@ from reasoning.engines.base import Engine, Sampling
 from reasoning.errors import Stopped
 from reasoning.prompts import closing
 from reasoning.strategies.chains import rating
-from reasoning.strategies.chains.drafting import TARGET, Drafting, answered, cut, mixed, require
+from reasoning.strategies.chains.drafting import (
+    TARGET,
+    Drafting,
+    answered,
+    cut,
+    known,
+    mixed,
+    require,
+)
 from reasoning.strategies.chains.plain import Plain
 from reasoning.strategies.chains.side_by_side import cut_short, only, side_by_side
 from reasoning.strategy import Until
@@ -65,6 +73,8 @@ class SpecReason(Drafting):
             needed = "score" if self.rating == "likelihood" else "logprobs"
             who = f"chain policy spec_reason with `rating: {self.rating}`"
             require(engines[TARGET], needed, who, started)
+        if self.rating == "digits" and known(engines[TARGET], started):
+            rating.refuse_if_speechless(engines[TARGET])
 
     async def write(self, ctx: Context, prefix: Chain, n: int, until: Until) -> list[Chain]:
         if self.threshold > 9:

@@ -545,6 +545,45 @@ def test_a_run_is_continued_without_asking_again(tmp_path: Path, bank: str) -> N
         assert decisions(one) == decisions(two)
 
 
+class Shifted:
+    """Characters, numbered from 1000 on."""
+
+    eos_id: int | None = 3
+    vocab_size = 70_000
+
+    def encode(self, text: str) -> list[int]:
+        return [ord(c) + 1000 for c in text]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return "".join(chr(t - 1000) for t in ids if t >= 1000)
+
+    def render(self, messages: Sequence[dict[str, str]]) -> list[int]:
+        return self.encode("".join(f"{m['content']}\n" for m in messages))
+
+
+@pytest.mark.parametrize("settings", [{"rho": 0}, {"rho": 0.4}, {"bank": "per_question"}])
+@pytest.mark.parametrize("length", [400, 11])
+def test_models_of_different_vocabularies_exchange_text(
+    settings: dict[str, Any], length: int
+) -> None:
+    """Where every text is cut alike by both, the chains are those of exchanged ids."""
+
+    def draft() -> Draft:
+        return Draft(lambda stream: random_text(stream, length))
+
+    foreign = draft()
+    foreign.tokenizer = Shifted()  # type: ignore[assignment]
+    with pytest.raises(ConfigError, match="different tokenizers"):
+        solver(foreign, Target(), 4, **settings)
+    text = solver(foreign, Target(), 4, exchange="text", **settings).solve(problem())
+    ids = solver(draft(), Target(), 4, **settings).solve(problem())
+    assert text.text == ids.text and text.usage.tokens == ids.usage.tokens
+    if settings.get("bank") is None:  # the bank's chunks are drawn in another way
+        assert [d["takeover"] for d in all_decisions(text)] == [
+            d["takeover"] for d in all_decisions(ids)
+        ]
+
+
 def test_an_engine_that_breaks_fails_its_problem_only() -> None:
     from reasoning.errors import EngineError
 

@@ -497,6 +497,12 @@ def test_speculative_decoding_is_refused_where_it_samples_wrongly(
     Recipe.load(recipe(tmp_path, models=models))
 
 
+def test_a_model_without_words_is_not_asked_for_digits(tmp_path: Path) -> None:
+    digits = {"name": "spec_reason", "rating": "digits"}
+    with pytest.raises(ConfigError, match="no words for the question"):
+        Recipe.load(recipe(tmp_path, chain_policy=digits))
+
+
 def test_an_engine_without_log_probabilities_is_an_error_before_anything_is_spent() -> None:
     base = ScriptedEngine("base", capabilities=Capabilities(score=False))
     with pytest.raises(CapabilityError, match="score"):
