@@ -73,7 +73,8 @@ class Retried(Strategy):
 
 def test_an_error_under_a_stream_gives_its_lease_back() -> None:
     fault = EngineReplyError("the server lied")
-    engine = ScriptedEngine(script=[Line(TEXT, fault=fault, fault_after=4), Line(TEXT)])
+    lines = iter([Line(TEXT, fault=fault, fault_after=4), Line(TEXT)])
+    engine = ScriptedEngine(script=lambda prompt, key: next(lines))
     solver = Solver({"policy": engine}, strategy=Retried(), budget=Budget(tokens=32))
     assert solver.solve(PROBLEM).answer == TEXT
 
