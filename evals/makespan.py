@@ -1,13 +1,16 @@
-"""How long asynchronous ATTS and its synchronous baseline take, in virtual time.
+"""How long asynchronous ATTS and its synchronous baseline take, in virtual time and in real.
 
     python -m reasoning.evals.makespan measure --out runs/times.json
     python -m reasoning.evals.makespan play runs/times.json --chains 4 16 64
+    python -m reasoning.evals.makespan real --chains 4 16 64
 
 `measure` decodes chunks of the real draft and target and scores them, one at a time, and keeps the
 seconds of each. `play` runs the two chain policies themselves over a virtual clock: each chunk,
 verification and takeover lasts a time drawn from what was measured, the same one for the same chain
 and turn in both. Slots bound how many chunks a model works on at once, as batches do; a chunk's
 time does not depend on how many are in work beside it, which a real engine's does.
+
+`real` runs both on the models themselves, by turns in alternating order, and takes the wall clock.
 """
 
 from __future__ import annotations
@@ -111,6 +114,23 @@ class Play:
     draft_slots: int = 1 << 20
     target_slots: int = 1 << 20
 
+    def solver(
+        self, mode: Mode, models: dict[str, Engine], draft: int, target: int, seed: int
+    ) -> Solver:
+        """One problem's chains by a policy, with chunks of so many tokens."""
+        return Solver(
+            models,
+            strategy={"name": "majority", "n": self.chains},
+            chain_policy={
+                "name": mode,
+                "rho": self.rho,
+                "turns": self.turns,
+                "draft_tokens": draft,
+                "target_tokens": target,
+            },
+            seed=seed,
+        )
+
     def makespan(self, mode: Mode, times: Times, seed: int = 0) -> float:
         """Seconds until the last of the chains is written, in virtual time."""
         for name, value in (("chains", self.chains), ("turns", self.turns)):
@@ -118,21 +138,9 @@ class Play:
                 raise ConfigError(f"{name} must be at least 1, not {value}")
 
         async def main() -> float:
-            solver = Solver(
-                {
-                    "policy": TimedEngine("target", times.target, times.verify, self.target_slots),
-                    "draft": TimedEngine("draft", times.draft, times.verify, self.draft_slots),
-                },
-                strategy={"name": "majority", "n": self.chains},
-                chain_policy={
-                    "name": mode,
-                    "rho": self.rho,
-                    "turns": self.turns,
-                    "draft_tokens": CHUNK,
-                    "target_tokens": CHUNK,
-                },
-                seed=seed,
-            )
+            target = TimedEngine("target", times.target, times.verify, self.target_slots)
+            draft = TimedEngine("draft", times.draft, times.verify, self.draft_slots)
+            solver = self.solver(mode, {"policy": target, "draft": draft}, CHUNK, CHUNK, seed)
             never = Problem("p", ({"role": "user", "content": "p"},), extract=lambda text: None)
             return (await solver.asolve(never)).seconds
 
@@ -178,6 +186,21 @@ async def measure(
     return Times(about=about, **{what: times[1:] or times for what, times in found.items()})
 
 
+async def real(
+    models: dict[str, Engine], played: Play, draft: int, target: int, repeats: int
+) -> list[tuple[float, float]]:
+    """(async, sync) wall-clock seconds on Countdown problems, one after the other."""
+    pairs = []
+    for number, problem in enumerate(Countdown(split="calibrate").problems(repeats + 1)):
+        seconds: dict[Mode, float] = {}
+        modes: list[Mode] = ["atts", "atts_sync"]
+        for mode in modes if number % 2 else reversed(modes):
+            solver = played.solver(mode, models, draft, target, number)
+            seconds[mode] = (await solver.asolve(problem)).seconds
+        pairs.append((seconds["atts"], seconds["atts_sync"]))
+    return pairs[1:]  # the first pair warms up
+
+
 async def _measured(given: argparse.Namespace) -> Times:
     async with engine(given.policy) as target, engine(given.draft) as draft:
         return await measure(
@@ -195,20 +218,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     take = commands.add_parser("measure", help="measure chunk times of real models")
-    take.add_argument("--policy", default="local/countdown-policy")
-    take.add_argument("--draft", default="local/countdown-draft")
     take.add_argument("--chunks", type=int, default=200)
-    take.add_argument("--draft-tokens", type=int, default=24)
-    take.add_argument("--target-tokens", type=int, default=24)
     take.add_argument("--out", type=Path, required=True)
-    play = commands.add_parser("play", help="async and sync makespans in virtual time")
+    play = commands.add_parser("play", help="makespans in virtual time")
     play.add_argument("times", type=Path)
-    play.add_argument("--chains", type=int, nargs="+", default=[4, 16, 64])
-    play.add_argument("--turns", type=int, default=15)
-    play.add_argument("--rho", type=float, default=0.25)
     play.add_argument("--draft-slots", type=int, default=1 << 20)
     play.add_argument("--target-slots", type=int, default=1 << 20)
-    play.add_argument("--repeats", type=int, default=10)
+    race = commands.add_parser("real", help="makespans on real models")
+    for command in (take, race):
+        command.add_argument("--policy", default="local/countdown-policy")
+        command.add_argument("--draft", default="local/countdown-draft")
+        command.add_argument("--draft-tokens", type=int, default=32)
+        command.add_argument("--target-tokens", type=int, default=32)
+    for command in (play, race):
+        command.add_argument("--chains", type=int, nargs="+", default=[4, 16, 64])
+        command.add_argument("--turns", type=int, default=15)
+        command.add_argument("--rho", type=float, default=0.25)
+        command.add_argument("--repeats", type=int, default=10)
     given = parser.parse_args(arguments)
     console = Console()
     if given.command == "measure":
@@ -216,14 +242,41 @@ def main(arguments: Sequence[str] | None = None) -> None:
         given.out.write_text(times.model_dump_json() + "\n", encoding="utf-8")
         console.print(f"{given.out}: {len(times.draft)} chunks", markup=False, highlight=False)
         return
-    times = Times.load(given.times)
-    table = Table("chains", "async s", "sync s", "sync / async", "lowest", "highest")
+    console.print(_table(given, _pairs(given)))
+
+
+def _pairs(given: argparse.Namespace) -> dict[int, list[tuple[float, float]]]:
+    """(async, sync) seconds by the number of chains."""
+    if given.command == "real":
+        models = {"policy": engine(given.policy), "draft": engine(given.draft)}
+        return {
+            chains: asyncio.run(
+                real(
+                    models,
+                    Play(chains, given.turns, given.rho),
+                    given.draft_tokens,
+                    given.target_tokens,
+                    given.repeats,
+                )
+            )
+            for chains in given.chains
+        }
+    times, found = Times.load(given.times), {}
     for chains in given.chains:
         played = Play(chains, given.turns, given.rho, given.draft_slots, given.target_slots)
-        pairs = [
+        found[chains] = [
             (played.makespan("atts", times, seed), played.makespan("atts_sync", times, seed))
             for seed in range(given.repeats)
         ]
+    return found
+
+
+def _table(given: argparse.Namespace, found: dict[int, list[tuple[float, float]]]) -> Table:
+    kind = "virtual" if given.command == "play" else "wall-clock"
+    table = Table(
+        "chains", "async s", "sync s", "sync / async", "lowest", "highest", title=f"{kind} seconds"
+    )
+    for chains, pairs in found.items():
         ratios = sorted(sync / async_ for async_, sync in pairs)
         means = [sum(values) / len(pairs) for values in zip(*pairs, strict=True)]
         table.add_row(
@@ -234,7 +287,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"{ratios[0]:.2f}",
             f"{ratios[-1]:.2f}",
         )
-    console.print(table)
+    return table
 
 
 if __name__ == "__main__":

@@ -183,6 +183,10 @@ def test_chunk_times_are_measured_and_played(
     path.write_text(times.model_dump_json())
     makespan.main(["play", str(path), "--chains", "2", "--turns", "3", "--repeats", "2"])
     assert "sync / async" in capsys.readouterr().out
+    one = {"--policy": "local/countdown-policy", "--draft": "local/countdown-policy"}
+    chosen = [part for pair in one.items() for part in pair]
+    makespan.main(["real", *chosen, "--chains", "2", "--turns", "2", "--repeats", "1"])
+    assert "wall-clock seconds" in capsys.readouterr().out
     with pytest.raises(DataError, match="measure"):
         Times.load(tmp_path / "none.json")
     with pytest.raises(ConfigError, match="chains"):
