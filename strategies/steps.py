@@ -149,7 +149,8 @@ class Steps:
         bindings, most, sampling = branch.bindings, self.longest, branch.bindings.sampling
         if ask.until == "step":
             most = min(most, len(ask.prefix.ids) + self.cap)
-            sampling = replace(sampling, include_stop=True)
+            if not sampling.include_stop:  # a step's text keeps its separator
+                sampling = replace(sampling, include_stop=True)
         if ask.greedy:
             sampling = replace(sampling, temperature=0.0)
         branch.bindings = replace(bindings, max_tokens=most, sampling=sampling)

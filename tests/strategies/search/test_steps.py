@@ -131,3 +131,11 @@ def test_bad_settings_are_said_when_they_are_read(settings_: dict[str, Any], wor
     for strategy in NARROW:
         with pytest.raises(ConfigError, match=words):
             search(strategy, ends_at_depth(2), **settings_)
+
+
+@pytest.mark.parametrize("strategy", sorted(NARROW))
+def test_texts_keep_their_separators_whatever_the_sampling_says(strategy: str) -> None:
+    found = search(
+        strategy, ends_at_depth(3), sampling=Sampling(include_stop=False), **NARROW[strategy]
+    )
+    assert found.text == "s0\ns0\nA0\n"
