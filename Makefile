@@ -21,7 +21,8 @@ bench: $(VENV)/test.stamp
 
 table: $(VENV)/test.stamp
 	$(BIN)/reasoning run recipes/countdown_best_of_n.yaml
-	$(BIN)/reasoning table runs/countdown-best-of-n --baseline single --plot runs/countdown-best-of-n/accuracy.png
+	$(BIN)/reasoning run recipes/countdown_best_of_64.yaml
+	$(BIN)/reasoning table runs/countdown-best-of-n runs/countdown-best-of-64 --plot runs/accuracy.png
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .
