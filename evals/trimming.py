@@ -34,6 +34,10 @@ from reasoning.session import Session
 
 NO_ANSWER = "invalid"  # what the recording says of a chain without an answer
 TEKKEN = "tekken_240911.json"
+CAVEAT = (
+    "a recorded chain can be cut, not changed: what is put behind a cut, and what a probe asks, is "
+    "answered with the last answer that the recording states before it; savings are net of probes"
+)
 KINDS = ("all", "with answer", "without answer")
 
 
@@ -160,7 +164,7 @@ def _row(
 
 def table(made: Sequence[Row], title: str) -> Table:
     """For a terminal. Savings are 1 - ratio, in percent; differences are percentage points."""
-    shown = Table(title=title)
+    shown = Table(title=title, caption=CAVEAT)
     for name in (
         "policy",
         "chains",

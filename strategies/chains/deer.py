@@ -65,13 +65,12 @@ class _Exit(Observer):
         return policy.words if policy.entropy is None else (draft.ctx.problem.step,)
 
     async def ended(self, draft: Draft) -> Action | None:
-        text = draft.chain.text
-        found = [stop for stop in self.stops(draft) if text.endswith(stop)]
-        if draft.ended or not draft.thinking or not found:
+        stops = self.stops(draft)
+        if draft.ended or not draft.thinking or not stops:
             return None
         keep, lost = draft.size, ""
         if self._policy.entropy is None:
-            keep, lost = draft.before(max(found, key=len))
+            keep, lost = draft.before(max(stops, key=draft.chain.text.rfind))
         elif await self._entropy(draft) < self._policy.entropy:
             return None
         thought = draft.behind(draft.cut(keep), lost)

@@ -315,8 +315,8 @@ async def _decoded(draft: Draft, observers: list[Observer]) -> tuple[Action | No
                 room, limiting = limit - draft.size, observer
         stops = tuple(stop for observer in observers for stop in observer.stops(draft))
         every = math.gcd(*(observer.every for observer in observers))
-    sampling = draft.ctx.bindings.sampling
-    sampling = replace(sampling, stop=(*sampling.stop, *stops)) if stops else sampling
+    own, began = draft.ctx.bindings.sampling, len(draft.chain.text)
+    sampling = replace(own, stop=(*own.stop, *stops)) if stops else own
     async with draft.ctx.stream(
         draft.chain, every=every or room, sampling=sampling, max_tokens=room
     ) as stream:
@@ -336,7 +336,10 @@ async def _decoded(draft: Draft, observers: list[Observer]) -> tuple[Action | No
                         return next((o.limited(draft) for o in passed), action), False
     draft.follow(stream.chain)
     finish = draft.chain.finish
-    stopped = finish == "stop" and not draft.ended and draft.chain.text.endswith(stops or ("\0",))
+    # A token may go on behind the stop that it completes. A stop of the recipe's ends the chain.
+    new = draft.chain.text[began:]
+    theirs = any(stop in new for stop in own.stop) or draft.chain.ids[-1] in own.stop_ids
+    stopped = bool(stops) and finish == "stop" and not draft.ended and not theirs
     if stopped or (draft.thinking and draft.ended):
         for observer in observers:
             action = await observer.ended(draft)
