@@ -1,5 +1,6 @@
 """TrimR against the acceptance facts of its paper (arXiv 2505.17155)."""
 
+import asyncio
 import math
 from pathlib import Path
 from typing import Any
@@ -7,11 +8,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from writing import TAG, Judge, Line, forced, write
+from writing import TAG, Judge, Line, forced, problem, write
 
-from reasoning import Budget
+from reasoning import Budget, Solver
 from reasoning.engines.base import Capabilities
-from reasoning.engines.scripted import ScriptedEngine
+from reasoning.engines.scripted import ScriptedEngine, VirtualTimeLoop
 from reasoning.errors import CapabilityError, ConfigError, EngineUnavailable, UnknownName
 
 GENTLE = "**Final Answer**\n"
@@ -289,3 +290,29 @@ def test_budget_forcing_around_trimr_ignores_what_the_model_ends_not_what_trimr_
     )
     assert forced(solution) == ["wait", "under"]
     assert chain.text.startswith("aWait") and chain.text.count(TAG) == 1
+
+
+def test_the_losers_of_a_race_are_cancelled_with_their_verifiers_and_replay(tmp_path: Path) -> None:
+    quick = Line(f"quick.{TAG}5", seconds=1.0)
+    lines = [Line(chain_of("A" * 6), seconds=1.0), quick, Line(chain_of("ABAB"), seconds=1.0)]
+    results = []
+    for _ in range(2):
+        keys: dict[int, Line] = {}
+        judge = Judge(by_letter, seconds=70.0)
+        engine = ScriptedEngine(
+            script=lambda prompt, key, keys=keys: keys.setdefault(key, lines[len(keys) % 3])
+        )
+        solver = Solver(
+            {"policy": engine, "verifier": judge},
+            strategy={"name": "first_verified", "n": 3},
+            chain_policy={"name": "trimr", "n_send": 5, "r_thres": 2.0, "repetition": False},
+            verifiers={"verifier": "check"},
+            run=tmp_path,
+        )
+        asked = problem(check=lambda answer: answer == "5")
+        with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+            solution = runner.run(asyncio.wait_for(solver.asolve(asked), 1e6))
+        results.append((solution.answer, solution.text, solution.status, solution.usage))
+        assert engine.totals.open == 0
+    assert results[0] == results[1] and results[0][0] == "5"
+    assert engine.totals.requests == 0 and judge.asked == []  # the replay asked nobody
