@@ -131,8 +131,8 @@ class _Search:
             if not self.settings.commit or not self.root.children:
                 return
             self.root = _most_visited(self.root.children)
-            best = self._best()
-            self.ctx.offer(best.chain if best else self.root.step.chain)
+            if not self.solutions:
+                self.ctx.offer(self.root.step.chain)
 
     async def conclude(self) -> Outcome:
         """The solution chosen; without an answer the most visited path, finished."""
@@ -266,6 +266,9 @@ class _Search:
 
     def _solved(self, step: Step, score: float) -> None:
         self.solutions.append(Path(step, score))
+        best = self.steps.choose(self.solutions, self._select)
+        if best.step is step:
+            self.ctx.offer(step.chain, score=score)
         if step.answer is not None:
             self.steps.release()
             self.votes[self.ctx.problem.canonical(step.answer)] += 1
@@ -274,9 +277,6 @@ class _Search:
     def _select(self) -> Select:
         by_votes = self.settings.reward == "self_consistent"
         return self.settings.select or ("majority" if by_votes else "best")
-
-    def _best(self) -> Path | None:
-        return self.steps.choose(self.solutions, self._select) if self.solutions else None
 
 
 def _most_visited(nodes: list[_Node]) -> _Node:

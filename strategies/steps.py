@@ -138,9 +138,11 @@ class Steps:
     async def write(self, asks: Sequence[Ask]) -> list[list[Chain]]:
         """The continuations of each ask, all asked at once; [] where the budget refused."""
         self.rounds += 1
-        if len(asks) == 1:
-            return [await self._write(asks[0])]
-        return await _all(map(self._write, asks))
+        written = await _all(map(self._write, asks))
+        first = next((chain for chains in written for chain in chains), None)
+        if self.ctx.best is None and first is not None:
+            self.ctx.offer(first)  # should the clock end it before anything is scored
+        return written
 
     async def _write(self, ask: Ask) -> list[Chain]:
         # A branch of its own: its journal keys don't depend on what else is in flight. Not a
