@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from reasoning.strategies.chains.observed import Action, Draft, Observed, Observer
+from reasoning.strategies.chains.phases import Closing
 
 SPARE = 100  # tokens that an "auto" limit leaves for the answer
 
@@ -32,6 +33,16 @@ class BudgetForcing(Observed):
     wait: str = Field(default="Wait", min_length=1)
     final: str | None = None
 
+    def texts(self, closing: Closing) -> tuple[str, ...]:
+        waits = (self.wait,) if self.n_ignore else ()
+        return waits if self.max_thinking is None else (*waits, self.behind(closing))
+
+    def behind(self, closing: Closing) -> str:
+        """What is put behind a forced delimiter."""
+        if self.final is not None:
+            return self.final
+        return "" if closing.word else "\n\nFinal Answer:"
+
     def observer(self, draft: Draft) -> Observer:
         return _Forcing(self)
 
@@ -48,13 +59,15 @@ class _Forcing(Observer):
         most = self._policy.max_thinking
         if most is None:
             return None
-        closing = len(draft.encode("\n" + draft.closing.text + self._final(draft)))
+        closing = len(draft.encode("\n" + draft.closing.text + self._policy.behind(draft.closing)))
         if most == "auto":
             most = max(1, draft.room - closing - SPARE)
         return most if most + closing < draft.room else None
 
     def limited(self, draft: Draft) -> Action:
-        return Action("max", draft.closing.behind(draft.chain.text) + self._final(draft))
+        return Action(
+            "max", draft.closing.behind(draft.chain.text) + self._policy.behind(draft.closing)
+        )
 
     async def ended(self, draft: Draft) -> Action | None:
         closed = draft.ended or not draft.thinking  # not a stop of another policy's
@@ -68,8 +81,3 @@ class _Forcing(Observer):
             return None
         self._ignored += 1
         return Action("wait", text, keep)
-
-    def _final(self, draft: Draft) -> str:
-        if self._policy.final is not None:
-            return self._policy.final
-        return "" if draft.closing.word else "\n\nFinal Answer:"

@@ -16,6 +16,7 @@ from reasoning.chain import Chain
 from reasoning.engines.base import Sampling
 from reasoning.errors import Stopped
 from reasoning.strategies.chains.observed import Action, Draft, Observed, Observer
+from reasoning.strategies.chains.phases import Closing
 
 INDUCER = "\n**Final Answer**\n\\boxed{"
 TOP = 20  # alternatives that the entropy variant sees
@@ -48,6 +49,10 @@ class DEER(Observed):
     trial_closes: bool = False
     inducer: str | None = Field(default=None, min_length=1)
     trial_stop: str | None = Field(default=None, min_length=1)
+
+    def texts(self, closing: Closing) -> tuple[str, ...]:
+        own = () if closing.word else (INDUCER,)
+        return () if self.threshold >= 1 else own if self.inducer is None else (self.inducer,)
 
     def observer(self, draft: Draft) -> Observer:
         return _Exit(self)

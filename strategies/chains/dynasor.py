@@ -21,6 +21,7 @@ from reasoning.context import Context
 from reasoning.engines.base import Sampling
 from reasoning.errors import PromptError, Stopped
 from reasoning.strategies.chains.observed import Action, Draft, Observed, Observer
+from reasoning.strategies.chains.phases import Closing
 
 # The public presets: (k, c).
 EFFORTS = {"mild": (8, 64), "low": (5, 64), "mid": (3, 64), "high": (2, 64), "crazy": (2, 32)}
@@ -57,6 +58,10 @@ class Dynasor(Observed):
         if "k" in settings or "c" in settings:
             raise ValueError("`effort` sets k and c; give one or the other")
         return settings | dict(zip(("k", "c"), EFFORTS[effort], strict=True))
+
+    def texts(self, closing: Closing) -> tuple[str, ...]:
+        own = () if closing.word else (PROBE,)
+        return () if self.k is None else own if self.probe is None else (self.probe,)
 
     def observer(self, draft: Draft) -> Observer:
         return _Probing(self)

@@ -76,7 +76,8 @@ class Draft:
         Raises ConfigError where the model's vocabulary cannot express it.
         """
         ids = tuple(self.tokenizer.encode(text))
-        if self.tokenizer.decode(ids) != text:
+        # Some tokenizers take or give a space at the start of a text; no letter may be lost.
+        if self.tokenizer.decode(ids).split() != text.split():
             raise ConfigError(
                 f"{self.engine.name} has no tokens for {text!r}, which a chain policy puts into "
                 f"its chains; set another text"
@@ -234,6 +235,10 @@ class Observed(ChainPolicy):
         """Capabilities that this policy needs, by model role."""
         return {"policy": self.needs}
 
+    def texts(self, closing: Closing) -> tuple[str, ...]:
+        """Texts that it may put into a chain, besides the closing."""
+        return ()
+
     @abc.abstractmethod
     def observer(self, draft: Draft) -> Observer:
         """The observer of one chain."""
@@ -243,6 +248,9 @@ class Observed(ChainPolicy):
             raise ConfigError(f"{type(self).__name__} writes whole chains, not steps")
         own = next((p.closing for p in self.policies() if p.closing is not None), None)
         closing = Closing.of(ctx, own)
+        whole = Draft(ctx, prefix, closing)
+        for text in (text for policy in self.policies() for text in policy.texts(closing)):
+            whole.encode(text)  # what has no tokens is an error before anything is asked
         # Chain i is draw i of the prefix, as in plain decoding; its asks have their own path.
         first, write = ctx.next_draws(prefix, n), ctx.next_key("write")[-2]
         refused: list[Stopped] = []

@@ -27,6 +27,7 @@ from reasoning.engines.base import Engine, Sampling
 from reasoning.errors import EngineError, PromptError, Stopped
 from reasoning.strategies.chains.answers import NO, YES, AnswerCheck, ByModel, ByRules, one_token
 from reasoning.strategies.chains.observed import Action, Draft, Observed, Observer
+from reasoning.strategies.chains.phases import Closing
 from reasoning.strategies.chains.repetition import Repetition
 from reasoning.strategies.chains.segments import REFLECTIONS, Segmenter, last_sentences
 
@@ -86,6 +87,15 @@ class TrimR(Observed):
         if started and self.role in self.uses():
             for words in (YES, NO):
                 one_token(engines[self.role].tokenizer, words)
+
+    def texts(self, closing: Closing) -> tuple[str, ...]:
+        forces = self.r_thres <= 1 or self.repetition
+        gentle = () if self.m is None or closing.word else (self.gentle or GENTLE,)
+        return (*gentle, self.lead(closing)) if forces else gentle
+
+    def lead(self, closing: Closing) -> str:
+        """What stands before the closing in forced guidance."""
+        return self.forced if self.forced is not None else "" if closing.word else FORCED
 
     def observer(self, draft: Draft) -> Observer:
         return _Trimming(self, draft)
@@ -160,8 +170,7 @@ class _Trimming(Observer):
             return None if closing.begun(text) else blank + (policy.gentle or GENTLE)
         if rule == "over" and policy.gentle is not None:
             return policy.gentle
-        lead = policy.forced if policy.forced is not None else "" if closing.word else FORCED
-        return closing.behind(text, lead)
+        return closing.behind(text, policy.lead(closing))
 
     async def _ask(self, draft: Draft) -> None:
         """Have the fresh thoughts judged, in a branch of their own, while decoding goes on."""

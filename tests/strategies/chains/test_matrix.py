@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
-from writing import CHAINS, TAG, Asked, Judge, Line, Written, forced, write
+from writing import CHAINS, TAG, Asked, Judge, Line, Written, forced, problem, write
 
 from reasoning import Sampling, Solver
 from reasoning.chain import Chain
@@ -196,3 +196,28 @@ def test_a_stop_of_the_recipe_ends_the_chain_also_beside_those_of_a_policy() -> 
         engine = Asked([text], lambda _: Line("7}x", logprob=-1.0))
         (chain,), _ = write(engine, policy, sampling=sampling)
         assert chain.text == "one. Wait, two STOP" and chain.finish == "stop"
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"name": "budget_forcing", "n_ignore": 1},  # `Wait`: the vocabulary has no capitals
+        {"name": "budget_forcing", "max_thinking": 9, "final": "Final"},
+        {"name": "trimr", "verifier": "rules", "forced": "Enough.\n"},
+        {"name": "deer", "inducer": "Answer: "},
+        {"name": "dynasor", "probe": "\\boxed{"},
+        {"name": "deer", "threshold": 1.0, "inner": {"name": "dynasor", "probe": "\\boxed{"}},
+    ],
+)
+def test_a_text_that_the_model_has_no_tokens_for_is_refused_before_anything_is_asked(
+    spec: dict[str, Any],
+) -> None:
+    class Small(CharacterTokenizer):
+        def encode(self, text: str) -> list[int]:
+            return [ord(c) if c.islower() or c in " \n.=+0123456789" else 3 for c in text]
+
+    engine = ScriptedEngine(script=["1+2=3\nwait 1\nanswer 3\n"])
+    engine.tokenizer = Small()
+    with pytest.raises(ConfigError, match="has no tokens for"):
+        write(engine, spec, asked=problem(closing="answer ", step="\n"))
+    assert engine.totals.requests == 0
