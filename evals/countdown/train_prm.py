@@ -8,6 +8,7 @@ of it, so chances are averaged over all rollouts whose line the exact solver jud
 (`Chances`: numbers left, share of moves that keep the target in reach); on the answer line the
 target is the check. Traces of the generator, labelled by the same averages, are added to the
 rollouts: they cost no sampling. AUROC by depth is measured on rollouts of the calibrate split.
+Rollouts are kept in FOLDER/rollouts.json, and drawn once.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import bisect
+import json
 import math
 import platform
 import random
@@ -22,6 +24,7 @@ import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.nn import functional as F
@@ -30,12 +33,13 @@ from transformers import Qwen3ForTokenClassification
 from reasoning.engines import weights
 from reasoning.evals.countdown import data, manifest, tokenizer
 from reasoning.evals.countdown.problems import CountdownProblem, Split, problems
-from reasoning.evals.countdown.rollouts import Rollout, Verdict, judged, roll
+from reasoning.evals.countdown.rollouts import Rollout, Verdict, judged, right, roll
 from reasoning.evals.countdown.train_policy import ATTENTION, computes_in_bf16, encode
 from reasoning.solver import engine
 
 NEWLINE = 2 + tokenizer.CHARACTERS.index("\n")
-Example = tuple[list[int], list[tuple[int, float, bool]]]  # ids; (position, target, right)
+# ids; of each line end its position, target, weight, and whether the rollout ended right.
+Example = tuple[list[int], list[tuple[int, float, float, bool]]]
 # Where the bins of a verdict's worth end: none, few, some, many of the moves are good.
 WORTHS = (0.0, 0.05, 0.15, 0.4, 1.0)
 # Weight of the answer line, where selection happens; the others weigh 1.
@@ -79,21 +83,43 @@ def example(rollout: Rollout, chances: Chances) -> Example | None:
         return None
     # A rollout that was cut off may end in half a line, which has a verdict but no end.
     marks = [
-        (end, chances.of(verdict), rollout.right)
+        (
+            end,
+            chances.of(verdict),
+            ANSWER_WEIGHT if verdict.left == 0 else 1.0,
+            rollout.right,
+        )
         for end, verdict in zip(ends, rollout.verdicts, strict=False)
     ]
     return [*rollout.prompt_ids, *rollout.ids], marks
 
 
+def written(rollout: Rollout) -> list[Any]:
+    """What `read` makes the rollout of again, as JSON values."""
+    problem = rollout.problem
+    return [problem.numbers, problem.target, rollout.prompt_ids, rollout.ids, rollout.text]
+
+
+def read(record: list[Any]) -> Rollout:
+    """The rollout that `written` wrote, judged anew."""
+    numbers, target, prompt_ids, ids, text = record
+    problem = CountdownProblem(tuple(numbers), target)
+    verdicts = judged(problem, text)
+    return Rollout(problem, tuple(prompt_ids), tuple(ids), text, right(problem, text), verdicts)
+
+
 def generated(count: int, seed: int) -> list[Rollout]:
-    """Traces of the generator as rollouts, with little insight: many dead ends to learn from."""
+    """Traces of the generator as rollouts, with little insight: many dead ends to learn from.
+
+    Their answers, all of them right, are not judged: they would teach that answers are right.
+    """
     manner = data.Manner(insight=(0.0, 0.9), patience=(1, 6))
     made = []
     for question, text in data.traces("train", count, f"prm/{seed}", data.MIXTURE, manner):
         numbers, _, target = question.partition(" = ")
         problem = CountdownProblem(tuple(map(int, numbers.split())), int(target))
         (ids, start), *_ = encode([(question, text)])
-        verdicts = judged(problem, text)
+        verdicts = judged(problem, text)[:-1]
         made.append(Rollout(problem, tuple(ids[:start]), tuple(ids[start:]), text, True, verdicts))
     return made
 
@@ -143,15 +169,12 @@ def forward(
     device = next(model.parameters()).device
     with torch.autocast(device.type, torch.bfloat16, enabled=computes_in_bf16(device.type)):
         logits = model(input_ids=padded.to(device)).logits[..., 0].float()
-    places = [(r, p) for r, (_, marks) in enumerate(group) for p, _, _ in marks]
+    places = [(r, p) for r, (_, marks) in enumerate(group) for p, *_ in marks]
     rows, columns = (torch.tensor(axis, device=device) for axis in zip(*places, strict=True))
-    targets = torch.tensor([t for _, marks in group for _, t, _ in marks], device=device)
-    shares = [
-        ANSWER_WEIGHT if i == len(marks) - 1 else 1.0
-        for _, marks in group
-        for i in range(len(marks))
-    ]
-    return logits[rows, columns], targets, torch.tensor(shares, device=device)
+    marked = [mark for _, marks in group for mark in marks]
+    targets = torch.tensor([target for _, target, _, _ in marked], device=device)
+    shares = torch.tensor([weight for _, _, weight, _ in marked], device=device)
+    return logits[rows, columns], targets, shares
 
 
 def main() -> None:
@@ -161,19 +184,25 @@ def main() -> None:
     parser.add_argument("--problems", type=int, default=2400)
     parser.add_argument("--samples", type=int, default=12)
     parser.add_argument("--traces", type=int, default=16_000, help="of the generator, added")
+    parser.add_argument("--start", type=Path, help="a reward model to go on from, not the policy")
     parser.add_argument("--minutes", type=float, default=12)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.manual_seed(args.seed)
     began = time.monotonic()
-    rolled, held = asyncio.run(
-        rollouts(
-            args.policy,
-            args.seed,
-            ("train", args.problems, args.samples),
-            ("calibrate", 200, args.samples),
+    args.out.mkdir(parents=True, exist_ok=True)
+    kept = args.out / "rollouts.json"
+    if not kept.exists():
+        drawn = asyncio.run(
+            rollouts(
+                args.policy,
+                args.seed,
+                ("train", args.problems, args.samples),
+                ("calibrate", 200, args.samples),
+            )
         )
-    )
+        kept.write_text(json.dumps([[written(r) for r in part] for part in drawn]))
+    rolled, held = ([read(record) for record in part] for part in json.loads(kept.read_text()))
     folder = weights.resolve(args.policy.partition("/")[2])
     print(f"{len(rolled)} rollouts after {(time.monotonic() - began) / 60:.1f} min", flush=True)
     chances = Chances(rolled)
@@ -182,12 +211,14 @@ def main() -> None:
     examples = [e for r in rolled if (e := example(r, chances)) is not None]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = Qwen3ForTokenClassification.from_pretrained(
-        folder, num_labels=1, dtype=torch.float32, attn_implementation=ATTENTION[device]
+        args.start or folder,
+        num_labels=1,
+        dtype=torch.float32,
+        attn_implementation=ATTENTION[device],
     ).to(device)
     train(model, examples, args.minutes, args.seed)
     measured = measure(model, [e for r in held if (e := example(r, chances)) is not None])
     print(measured, flush=True)
-    args.out.mkdir(parents=True, exist_ok=True)
     model.to("cpu", torch.bfloat16).save_pretrained(str(args.out))
     tokenizer.save(args.out)
     manifest.write(
@@ -241,13 +272,13 @@ def measure(model: Qwen3ForTokenClassification, held: list[Example]) -> dict[str
         logits, _, _ = forward(model, group)
         scores = iter(torch.sigmoid(logits).tolist())
         for _, marks in group:
-            for depth, (_, _, right) in enumerate(marks):
+            for depth, (*_, passed) in enumerate(marks):
                 score = next(scores)
                 bins = by_depth.setdefault(min(depth, 12), ([], []))
                 bins[0].append(score)
-                bins[1].append(right)
+                bins[1].append(passed)
             last[0].append(score)
-            last[1].append(right)
+            last[1].append(passed)
     every = (
         [s for b in by_depth.values() for s in b[0]],
         [r for b in by_depth.values() for r in b[1]],
