@@ -113,10 +113,11 @@ class Draw:
         try:
             async with asyncio.TaskGroup() as group:
                 for number, item in enumerate(items):
+                    alone = number == 0 and len(items) == len(self.items)
                     try:
                         lease = await self.branch.ledger.lease(self.role, most, least)
                     except BudgetExhausted:
-                        if number == 0 and len(items) == len(self.items):
+                        if alone:
                             raise  # there is no chain at all
                         self.branch.note_cut("budget")
                         return
@@ -124,6 +125,9 @@ class Draw:
                     stopped = self.branch.stopped()
                     if granted < 1 or stopped:
                         lease.settle(Usage())
+                        if alone:
+                            self.branch.refuse_if_stopped()
+                            raise BudgetExhausted("the budget does not fit one token")
                         self.branch.note_cut(stopped or "budget")
                         return
                     group.create_task(self._send([item], lease, granted))
