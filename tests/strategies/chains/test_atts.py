@@ -1,8 +1,8 @@
 """ATTS: the acceptance facts 3.8 and the matrix in section 5, on scripted models and shipped ones.
 
 The laws themselves (3.8.1, 2, 3, 6, 7, 8) are in test_conformal.py, and the virtual-time makespans
-(3.8.11) in tests/evals/test_atts_report.py. 3.8.12 cannot be a test: the public bank and log that it
-reads are not part of the project's data, whose transcripts hold no log-probabilities.
+(3.8.11) in tests/evals/test_atts_report.py. 3.8.12 cannot be a test: the public bank and log that
+it reads are not part of the project's data, whose transcripts hold no log-probabilities.
 """
 
 from __future__ import annotations
