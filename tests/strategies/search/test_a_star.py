@@ -28,6 +28,7 @@ from tests.strategies.search.trees import (
     path_of,
     plain,
     search,
+    tree,
     wild,
 )
 
@@ -35,12 +36,6 @@ some = settings(max_examples=20)
 SEEDS = st.integers(0, 10_000)
 COSTS = list(EdgeCost)
 HISTORY_FREE = (EdgeCost.zero, EdgeCost.drop, EdgeCost.abs)
-
-
-def tree(solution: Solution) -> list[dict[str, Any]]:
-    (event,) = solution.trace.of("tree")
-    rows: list[dict[str, Any]] = event.data["nodes"]
-    return rows
 
 
 def expanded(solution: Solution) -> list[int]:

@@ -15,6 +15,7 @@ from tests.strategies.search.trees import (
     TreeEngine,
     chance,
     ends_at_depth,
+    noisy,
     path_of,
     plain,
     search,
@@ -24,10 +25,6 @@ from tests.strategies.search.trees import (
 some = settings(max_examples=25)
 SEEDS = st.integers(0, 10_000)
 ITS_HUB: dict[str, Any] = {"width_is": "kept", "finished": "hold"}
-
-
-def noisy(seed: int) -> Any:
-    return lambda path: round(chance(path, seed), 1)
 
 
 def completions(solution: Solution) -> list[dict[str, Any]]:

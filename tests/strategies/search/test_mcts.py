@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reasoning import Budget, Solution, Solver
+from reasoning import Budget, Solver
 from reasoning.errors import ConfigError, UnknownName
 from reasoning.strategies.mcts import puct
 from tests.strategies.search.trees import (
@@ -15,27 +15,18 @@ from tests.strategies.search.trees import (
     WIDTH,
     Draws,
     TreeEngine,
-    chance,
     ends_at_depth,
+    noisy,
     path_of,
     plain,
     search,
+    tree,
     wild,
 )
 
 some = settings(max_examples=25)
 SEEDS = st.integers(0, 10_000)
 REWARDS = ["process", "rollout", "self_consistent"]
-
-
-def noisy(seed: int) -> Any:
-    return lambda path: round(chance(path, seed), 1)
-
-
-def tree(solution: Solution) -> list[dict[str, Any]]:
-    (event,) = solution.trace.of("tree")
-    rows: list[dict[str, Any]] = event.data["nodes"]
-    return rows
 
 
 def many(**settings_: Any) -> TreeEngine:

@@ -14,8 +14,8 @@ from reasoning.strategies.rebase import cosines, dora_weights, rebase_weights, w
 from tests.strategies.search.trees import (
     Draws,
     TreeEngine,
-    chance,
     ends_at_depth,
+    noisy,
     path_of,
     plain,
     search,
@@ -25,10 +25,6 @@ from tests.strategies.search.trees import (
 some = settings(max_examples=25)
 SEEDS = st.integers(0, 10_000)
 STRATEGIES = ["rebase", "dora"]
-
-
-def noisy(seed: int) -> Any:
-    return lambda path: round(chance(path, seed), 1)
 
 
 class Directed(TreeEngine):

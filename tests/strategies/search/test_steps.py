@@ -13,8 +13,8 @@ from tests.strategies.search.trees import (
     WIDTH,
     Draws,
     TreeEngine,
-    chance,
     ends_at_depth,
+    noisy,
     path_of,
     plain,
     search,
@@ -30,10 +30,6 @@ NARROW: dict[str, dict[str, Any]] = {
     "mcts": {"n": 1, "max_depth": 20},
     "rebase": {"n": 1},
 }
-
-
-def noisy(seed: int) -> Any:
-    return lambda path: round(chance(path, seed), 1)
 
 
 def says(path: Draws) -> str:

@@ -160,3 +160,15 @@ def plain(says: Says, *, budget: Budget | None = None, max_tokens: int | None = 
     return Solver(
         {"policy": TreeEngine(says)}, strategy="single", budget=budget, max_tokens=max_tokens
     ).solve(PROBLEM)
+
+
+def noisy(seed: int) -> Any:
+    """Rewards that are a function of the path, in tenths: with ties."""
+    return lambda path: round(chance(path, seed), 1)
+
+
+def tree(solution: Solution) -> list[dict[str, Any]]:
+    """The tree in a solution's trace: a row for each node."""
+    (event,) = solution.trace.of("tree")
+    rows: list[dict[str, Any]] = event.data["nodes"]
+    return rows
