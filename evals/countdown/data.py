@@ -39,10 +39,15 @@ def sampled(
 
 @dataclass(frozen=True)
 class Manner:
-    """How traces search: insight and patience vary from trace to trace within these bounds."""
+    """How traces search: insight and patience vary from trace to trace within these bounds.
+
+    slips and claims: chances of the flaws that `write` explains.
+    """
 
     insight: tuple[float, float] = (0.6, 0.95)
     patience: tuple[int, int] = (2, 6)
+    slips: float = 0.0
+    claims: float = 0.0
 
 
 def traces(
@@ -53,7 +58,14 @@ def traces(
     found: list[tuple[str, str]] = []
     for problem in sampled(which, rng, mixture):
         insight, patience = rng.uniform(*manner.insight), rng.randint(*manner.patience)
-        trace = write(problem, rng, insight=insight, patience=patience)
+        trace = write(
+            problem,
+            rng,
+            insight=insight,
+            patience=patience,
+            slips=manner.slips,
+            claims=manner.claims,
+        )
         if len(trace) <= MAX_TRACE:
             found.append((prompt(problem.numbers, problem.target) + "\n", trace))
         if len(found) == count:

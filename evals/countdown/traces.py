@@ -56,13 +56,23 @@ def follows(before: Numbers, line: Line, visited: list[Numbers]) -> bool:
     )
 
 
-def write(problem: CountdownProblem, rng: random.Random, *, insight: float, patience: int) -> str:
-    """A search trace that ends with the answer.
+def write(
+    problem: CountdownProblem,
+    rng: random.Random,
+    *,
+    insight: float,
+    patience: int,
+    slips: float = 0.0,
+    claims: float = 0.0,
+) -> str:
+    """A search trace that ends with an answer: the right one, without slips and claims.
 
     insight: chance that a move is drawn among those that keep the target in reach; otherwise
     among all. Either way moves whose result is close to the target, or divides it, are likelier:
     a small model learns arithmetic on small numbers long before that on large products.
     patience: dead ends after which every move is insightful, which bounds the length.
+    slips, claims: the flaws of a model's own traces, for verifiers to learn from. The chance that
+    an operation's result is written wrong; the chance that a dead end is claimed as the answer.
     """
     lines: list[str] = []
     terms = [(n, str(n)) for n in problem.numbers]
@@ -75,6 +85,9 @@ def write(problem: CountdownProblem, rng: random.Random, *, insight: float, pati
         state = tuple(value for value, _ in terms)
         if len(state) == 1:
             if state[0] == problem.target:
+                lines.append(f"answer {terms[0][1]}")
+                return "\n".join(lines) + "\n"
+            if rng.random() < claims:
                 lines.append(f"answer {terms[0][1]}")
                 return "\n".join(lines) + "\n"
             dead_ends += 1
@@ -92,9 +105,21 @@ def write(problem: CountdownProblem, rng: random.Random, *, insight: float, pati
         )
         a, op, b, result, left = _closest(good or options, problem, rng)
         tried.add((state, left))
+        if not sure and rng.random() < slips:
+            result = _slipped(result, rng)
         terms = combine(terms, a, op, b, result)
         path.append(terms)
         lines.append(f"{a}{op}{b}={result} : {' '.join(str(value) for value, _ in terms)}")
+
+
+def _slipped(result: int, rng: random.Random) -> int:
+    """Another result, wrong by a small amount or in one digit."""
+    if rng.random() < 0.5:
+        return result + rng.choice([d for d in (-10, -9, -2, -1, 1, 2, 9, 10) if result + d > 0])
+    digits = list(str(result))
+    place = rng.randrange(len(digits))
+    digits[place] = rng.choice([d for d in "123456789" if d != digits[place]])
+    return int("".join(digits))
 
 
 def _level_to_return(

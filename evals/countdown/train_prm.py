@@ -6,9 +6,9 @@ It starts from the policy's weights; a linear head reads each newline that ends 
 of a line is the chance that the policy still ends right from there. One rollout is a poor estimate
 of it, so chances are averaged over all rollouts whose line the exact solver judges alike
 (`Chances`: numbers left, share of moves that keep the target in reach); on the answer line the
-target is the check. Traces of the generator, labelled by the same averages, are added to the
-rollouts: they cost no sampling. AUROC by depth is measured on rollouts of the calibrate split.
-Rollouts are kept in FOLDER/rollouts.json, and drawn once.
+target is the check. Traces of the generator with slips and wrong claims, labelled by the same
+averages, are added to the rollouts: they cost no sampling. AUROC by depth is measured on rollouts
+of the calibrate split. Rollouts are kept in FOLDER/rollouts.json, and drawn once.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ NEWLINE = 2 + tokenizer.CHARACTERS.index("\n")
 Example = tuple[list[int], list[tuple[int, float, float, bool]]]
 # Where the bins of a verdict's worth end: none, few, some, many of the moves are good.
 WORTHS = (0.0, 0.05, 0.15, 0.4, 1.0)
+PROCESSES = 2  # that write the generator's traces
 # Weight of the answer line, where selection happens; the others weigh 1.
 ANSWER_WEIGHT = 2.0
 
@@ -109,18 +110,23 @@ def read(record: list[Any]) -> Rollout:
 
 
 def generated(count: int, seed: int) -> list[Rollout]:
-    """Traces of the generator as rollouts, with little insight: many dead ends to learn from.
-
-    Their answers, all of them right, are not judged: they would teach that answers are right.
-    """
-    manner = data.Manner(insight=(0.0, 0.9), patience=(1, 6))
+    """Traces of the generator as rollouts, flawed as a policy's: dead ends, slips, wrong claims."""
+    manner = data.Manner(insight=(0.0, 0.9), patience=(1, 4), slips=0.08, claims=0.4)
     made = []
-    for question, text in data.traces("train", count, f"prm/{seed}", data.MIXTURE, manner):
+    for question, text in data.parallel("train", count, seed, PROCESSES, manner):
         numbers, _, target = question.partition(" = ")
         problem = CountdownProblem(tuple(map(int, numbers.split())), int(target))
         (ids, start), *_ = encode([(question, text)])
-        verdicts = judged(problem, text)[:-1]
-        made.append(Rollout(problem, tuple(ids[:start]), tuple(ids[start:]), text, True, verdicts))
+        made.append(
+            Rollout(
+                problem,
+                tuple(ids[:start]),
+                tuple(ids[start:]),
+                text,
+                right(problem, text),
+                judged(problem, text),
+            )
+        )
     return made
 
 

@@ -182,6 +182,33 @@ def test_a_trace_reads_back_as_it_was_written(seed: int, count: int) -> None:
     assert answer is not None and check.check(answer, problem.numbers, problem.target)
 
 
+def test_flaws_are_what_the_solver_calls_them() -> None:
+    rng = random.Random(7)
+    claimed = slipped = 0
+    for _ in range(60):
+        problem = problems.generate(rng, 4)
+        text = traces.write(problem, rng, insight=0.0, patience=3, claims=1.0)
+        # A first dead end is claimed, so nothing is ever gone back on.
+        assert "wait" not in text
+        answer = check.extract_answer(text)
+        assert answer is not None
+        last = traces.parse_line(text.splitlines()[-2])
+        assert last is not None
+        right = check.check(answer, problem.numbers, problem.target)
+        assert right == (last.state == (problem.target,))
+        claimed += not right
+        text = traces.write(problem, rng, insight=0.5, patience=3, slips=0.5)
+        state, visited, sound = problem.numbers, [problem.numbers], True
+        for written in text.splitlines()[:-1]:
+            line = traces.parse_line(written)
+            assert line is not None, written
+            sound &= traces.follows(state, line, visited)
+            state = line.state
+            visited.append(state)
+        slipped += not sound
+    assert claimed > 30 and slipped > 30
+
+
 @pytest.mark.parametrize(
     ("text", "numbers", "target"),
     [
