@@ -8,7 +8,7 @@ from dataclasses import replace
 from reasoning.budget import Usage
 from reasoning.costs.kinetics import CostModel
 from reasoning.engines.base import EngineUsage
-from reasoning.strategy import Reading
+from reasoning.outcomes import Reading
 
 
 def worst(cost: CostModel, context: int, new: int, n: int) -> Usage:

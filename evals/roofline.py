@@ -1,0 +1,188 @@
+"""Seconds that a finished run would take with a draft and a target of real sizes: predicted.
+
+    python -m reasoning.evals.roofline runs/countdown-spec-reason --baseline single
+
+A tiny pair is bound by overhead, so that its own wall clock says nothing of a real one. Here each
+problem's own work (tokens decoded, tokens prefilled, requests, by role) is priced by roofline
+(`reasoning.costs.roofline`) with the shapes of a named pair on named hardware. What is carried over
+is how often the draft was accepted and how much was read again; a real pair has other rates.
+
+A request takes one pass over what it prefills, and one pass a token it decodes; so a request that
+decodes is charged one pass too many, the same for every policy. Chains of one problem are taken to
+run alone, one after the other: with more chains in a batch a pass costs each of them less.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from reasoning.costs.kinetics import HARDWARE, ModelShape
+from reasoning.costs.roofline import Roofline
+from reasoning.errors import ConfigError, ReasoningError
+from reasoning.evals import records
+from reasoning.evals.statistics import Estimate, paired_ratio
+from reasoning.evals.table import printable
+
+# What `ModelShape` needs of published models, from their config.json.
+SHAPES: dict[str, dict[str, Any]] = {
+    "QwQ-32B": {
+        "hidden_size": 5120,
+        "num_hidden_layers": 64,
+        "num_attention_heads": 40,
+        "num_key_value_heads": 8,
+        "intermediate_size": 27648,
+        "vocab_size": 152064,
+    },
+    "DeepSeek-R1-Distill-Qwen-7B": {
+        "hidden_size": 3584,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+        "intermediate_size": 18944,
+        "vocab_size": 152064,
+    },
+    "DeepSeek-R1-Distill-Qwen-1.5B": {
+        "hidden_size": 1536,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 12,
+        "num_key_value_heads": 2,
+        "intermediate_size": 8960,
+        "vocab_size": 151936,
+    },
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Target and draft, in the roles `policy` and `draft`; both on the same devices."""
+
+    target: Roofline
+    draft: Roofline
+
+    @classmethod
+    def named(cls, target: str, draft: str, hardware: str, devices: int = 1) -> Pair:
+        """Raises ConfigError for a model or hardware that is not known."""
+        for name, known in ((target, SHAPES), (draft, SHAPES), (hardware, HARDWARE)):
+            if name not in known:
+                raise ConfigError(f"{name!r} is not known; known are {', '.join(known)}")
+        return cls(
+            *(
+                Roofline(ModelShape.from_config(SHAPES[n]), hardware, devices)
+                for n in (target, draft)
+            )
+        )
+
+    @property
+    def token_ratio(self) -> float:
+        """t_draft / t_target: of the seconds to decode a token after a short context."""
+        return self.draft.seconds(1, 0) / self.target.seconds(1, 0)
+
+    def seconds(self, roles: Mapping[str, Mapping[str, float]]) -> float:
+        """Of a problem's work, by role as in a result record. Other roles take no time."""
+        models = {"policy": self.target, "draft": self.draft}
+        return sum(_seconds(models[r], usage) for r, usage in roles.items() if r in models)
+
+
+def _seconds(model: Roofline, usage: Mapping[str, float]) -> float:
+    asks = usage.get("asks", 0)
+    if not asks:
+        return 0.0
+    tokens, prefill, cached = (usage.get(k, 0) / asks for k in ("tokens", "prefill", "cached"))
+    context = cached + prefill
+    decoding = tokens * model.seconds(1, context + tokens / 2)
+    return asks * (model.seconds(prefill, cached) + decoding)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A configuration: mean tokens by role, predicted seconds, and their ratio to the baseline's
+    on the problems that both have (None: it is the baseline)."""
+
+    label: str
+    problems: int
+    target_tokens: float
+    draft_tokens: float
+    seconds: float
+    ratio: Estimate | None
+
+
+def rows(found: Iterable[Mapping[str, Any]], pair: Pair, baseline: str) -> list[Row]:
+    """One for each label, in order of appearance. Raises ConfigError without the baseline."""
+    groups: dict[str, dict[str, list[Mapping[str, Any]]]] = {}
+    for record in found:
+        groups.setdefault(record["label"], {}).setdefault(record["problem"], []).append(record)
+    if baseline not in groups:
+        raise ConfigError(f"no row {baseline!r}; rows are {', '.join(groups)}")
+
+    def mean(records: list[Mapping[str, Any]], role: str) -> float:
+        return float(np.mean([r["roles"].get(role, {}).get("tokens", 0) for r in records]))
+
+    took = {
+        label: {
+            p: sum(pair.seconds(r["roles"]) for r in of) / len(of) for p, of in problems.items()
+        }
+        for label, problems in groups.items()
+    }
+    made = []
+    for label, problems in groups.items():
+        shared = sorted(took[label].keys() & took[baseline].keys())
+        if not shared:
+            raise ConfigError(f"{label!r} and {baseline!r} have no problem in common")
+        mine, other = ([took[of][p] for p in shared] for of in (label, baseline))
+        target, draft = (
+            float(np.mean([mean(of, role) for of in problems.values()]))
+            for role in ("policy", "draft")
+        )
+        seconds = sum(took[label].values()) / len(problems)
+        ratio = None if label == baseline else paired_ratio(mine, other)
+        made.append(Row(label, len(problems), target, draft, seconds, ratio))
+    return made
+
+
+def table(made: Sequence[Row], title: str) -> Table:
+    drawn = Table(title=Text(title))
+    for name in ("strategy", "n", "target tokens", "draft tokens", "predicted s", "ratio [95 %]"):
+        drawn.add_column(Text(name), justify="left" if name == "strategy" else "right")
+    for row in made:
+        ratio = row.ratio
+        shown = f"{ratio.value:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]" if ratio else "1"
+        amounts = [f"{v:,.0f}" for v in (row.problems, row.target_tokens, row.draft_tokens)]
+        texts = [printable(row.label), *amounts, f"{row.seconds:.3g}", shown]
+        drawn.add_row(*map(Text, texts))
+    return drawn
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", type=Path, nargs="+")
+    parser.add_argument("--baseline", required=True, help="label of the row to compare with")
+    parser.add_argument("--target", default="QwQ-32B", help=", ".join(SHAPES))
+    parser.add_argument("--draft", default="DeepSeek-R1-Distill-Qwen-1.5B")
+    parser.add_argument("--hardware", default="H100-SXM", help=", ".join(HARDWARE))
+    parser.add_argument("--devices", type=int, default=1)
+    given = parser.parse_args(arguments)
+    pair = Pair.named(given.target, given.draft, given.hardware, given.devices)
+    title = (
+        f"predicted by roofline: {given.target} with {given.draft} on {given.devices} x "
+        f"{given.hardware}, t_draft/t_target = {pair.token_ratio:.3f}"
+    )
+    Console().print(table(rows(records.read(given.runs), pair, given.baseline), title))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except ReasoningError as error:
+        sys.exit(f"error: {error}")
