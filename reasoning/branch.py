@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from reasoning.budget import Budget, Ledger
 from reasoning.chain import Chain
@@ -20,8 +20,10 @@ from reasoning.problem import Problem
 from reasoning.replies import ReplyStore
 from reasoning.session import Session
 from reasoning.shared_state import SharedState
-from reasoning.strategy import ChainPolicy, Outcome, Verifier
 from reasoning.trace import Trace
+
+if TYPE_CHECKING:
+    from reasoning.strategy import ChainPolicy, Outcome, Verifier
 
 
 @dataclass(frozen=True)

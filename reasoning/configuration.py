@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from reasoning.branch import Bindings
 from reasoning.budget import Budget
@@ -14,7 +14,9 @@ from reasoning.errors import CapabilityError, ConfigError, UnknownName
 from reasoning.journal import digest
 from reasoning.prompts import check_kind
 from reasoning.session import Session
-from reasoning.strategy import ChainPolicy, Settings, Strategy, Verifier
+
+if TYPE_CHECKING:
+    from reasoning.strategy import ChainPolicy, Settings, Strategy, Verifier
 
 # Where a word begins inside a class's name.
 _HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")

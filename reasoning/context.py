@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from reasoning.branch import Branch
 from reasoning.budget import Budget, Usage
@@ -19,12 +19,15 @@ from reasoning.draw import Draw
 from reasoning.engines.base import Engine, EngineUsage, Sampling, TokenLogprob
 from reasoning.errors import CapabilityError, ConfigError, RatingFailed
 from reasoning.journal import digest
+from reasoning.outcomes import Outcome, Rating, Reading
 from reasoning.problem import Message
 from reasoning.prompts import render
 from reasoning.race import Race
 from reasoning.ratings import Rate
-from reasoning.strategy import Outcome, Rating, Reading, Until
 from reasoning.streaming import TokenStream
+
+if TYPE_CHECKING:
+    from reasoning.strategy import Until
 
 T = TypeVar("T")
 

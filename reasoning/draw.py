@@ -14,11 +14,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-
 from reasoning.branch import Branch
 from reasoning.budget import Lease, Usage
-from reasoning.chain import Chain, ChainFinish
+from reasoning.chain import Chain, ChainFinish, packed
 from reasoning.costs import pricing
 from reasoning.engines.base import (
     Completion,
@@ -88,8 +86,8 @@ class Draw:
         key = branch.next_key("sample")
         content = ""
         if branch.journal.path is not None or branch.store:
-            ids = np.asarray(prefix.all_ids, dtype=np.int32).tobytes().hex()
-            content = digest(branch.identity(self.role), ids, _described(self.sampling))
+            described = _described(self.sampling)
+            content = digest(branch.identity(self.role), packed(prefix.all_ids), described)
         items = []
         for index in range(n):
             child = prefix.drawn(first + index)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from pydantic import ValidationError
+from typing import TYPE_CHECKING, Any
 
 from reasoning.errors import ConfigError
 from reasoning.registry import Registry
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 # A registry name, or a mapping with `name` and settings.
 Spec = str | dict[str, Any]
@@ -25,6 +26,8 @@ def build(registry: Registry, spec: Any) -> Any:
     if not isinstance(name, str):
         raise ConfigError(f"a {registry.kind} needs a `name`: {spec!r}")
     kind = registry.get(name)
+    from pydantic import ValidationError  # loaded with the kind; `import reasoning` does without
+
     try:
         return kind(**settings)
     except ValidationError as error:

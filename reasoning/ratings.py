@@ -10,19 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from reasoning.branch import Branch
 from reasoning.budget import Usage
-from reasoning.chain import Chain
+from reasoning.chain import Chain, packed
 from reasoning.configuration import described
 from reasoning.costs import pricing
 from reasoning.engines.base import Engine, EngineUsage
 from reasoning.errors import EngineReplyError, RatingFailed
 from reasoning.journal import digest
-from reasoning.strategy import Rating, Reading, Verifier
+from reasoning.outcomes import Rating, Reading
+
+if TYPE_CHECKING:
+    from reasoning.strategy import Verifier
 
 
 class Rate:
@@ -105,8 +106,7 @@ def _kept(verifier: Verifier, engine: Engine | None) -> bool:
 
 
 def _digest(chain: Chain) -> str:
-    ids = np.asarray(chain.all_ids, dtype=np.int32).tobytes().hex()
-    return digest(ids, len(chain.prompt_ids), chain.text)
+    return digest(packed(chain.all_ids), len(chain.prompt_ids), chain.text)
 
 
 def _reused(usage: Usage) -> Usage:

@@ -22,12 +22,12 @@ from reasoning.errors import (
     first_error,
 )
 from reasoning.journal import Journal
+from reasoning.outcomes import Outcome
 from reasoning.problem import Problem, Solution, Status
 from reasoning.prompts import instructed
 from reasoning.replies import ReplyStore
 from reasoning.session import Session
 from reasoning.shared_state import SharedState, evidence
-from reasoning.strategy import Outcome
 
 # Errors that say the run itself is wrong, not the problem it met.
 _FATAL = (BudgetBreach, JournalError)

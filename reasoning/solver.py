@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from reasoning.budget import Budget
 from reasoning.configuration import Configuration
@@ -20,7 +20,9 @@ from reasoning.registry import chain_policies, engines, strategies, tasks, verif
 from reasoning.replies import ReplyStore
 from reasoning.runner import Job, Runner, interruptible
 from reasoning.session import Session
-from reasoning.strategy import ChainPolicy, Strategy, Verifier
+
+if TYPE_CHECKING:
+    from reasoning.strategy import ChainPolicy, Strategy, Verifier
 
 T = TypeVar("T")
 

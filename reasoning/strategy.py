@@ -1,24 +1,37 @@
 """The interfaces that strategies, chain policies and verifiers implement.
 
 All three are pydantic models: their fields are their settings, checked when a recipe is read
-(unknown keys are errors) and part of a configuration's content hash.
+(unknown keys are errors) and part of a configuration's content hash. The core knows them by their
+types only: pydantic is loaded with the first extension, not by `import reasoning`.
 """
 
 from __future__ import annotations
 
 import abc
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from reasoning.chain import Chain
 from reasoning.engines.base import Engine, EngineUsage, Sampling
+from reasoning.outcomes import Outcome, Rating, Reading
 from reasoning.problem import Problem
 
 if TYPE_CHECKING:
     from reasoning.context import Context
+
+__all__ = [
+    "ChainPolicy",
+    "Outcome",
+    "Rating",
+    "Reading",
+    "Settings",
+    "Strategy",
+    "Unit",
+    "Until",
+    "Verifier",
+]
 
 Unit = Literal["token", "step", "chain", "group"]
 Until = Literal["step", "answer"]
@@ -28,15 +41,6 @@ class Settings(BaseModel):
     """Fields are settings; unknown keys are errors; instances do not change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a strategy decided: an answer (or None) and the solution text it came from."""
-
-    answer: str | None
-    text: str
-    meta: dict[str, Any] = field(default_factory=dict)
 
 
 class Strategy(Settings, abc.ABC):
@@ -91,41 +95,6 @@ class ChainPolicy(Settings, abc.ABC):
 
         Fewer than n when the budget ends; raises Stopped when there is none at all.
         """
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """One engine request of a rating. size: tokens of its prompt. work: what it cost.
-
-    wrote: its new tokens are text that was asked for, and count in the dial `tokens`; else they
-    are the one token that some servers decode to answer, and count in `verifier_tokens`.
-    """
-
-    size: int
-    work: EngineUsage
-    wrote: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Rating:
-    """scores: one in [0, 1] for each step of a chain (or one for the whole). usage: its cost.
-
-    readings: its engine requests; () where there was one at most, whose prompt was the chain.
-    """
-
-    scores: tuple[float, ...]
-    usage: EngineUsage = field(default_factory=EngineUsage)
-    readings: tuple[Reading, ...] = ()
-
-    @classmethod
-    def of(cls, scores: Sequence[float], readings: Sequence[Reading]) -> Rating:
-        """A rating with the total of its readings as usage."""
-        total = sum((reading.work for reading in readings), EngineUsage())
-        return cls(tuple(scores), total, tuple(readings))
-
-    def requests(self, chain: Chain) -> tuple[Reading, ...]:
-        """What the rating of `chain` is charged for."""
-        return self.readings or (Reading(len(chain.all_ids), self.usage),)
 
 
 class Verifier(Settings, abc.ABC):
