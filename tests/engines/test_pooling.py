@@ -8,8 +8,11 @@ import pytest
 import pytest_asyncio
 
 from reasoning import Budget, Solver
+from reasoning.configuration import Configuration
 from reasoning.engines.base import Engine
 from reasoning.errors import CapabilityError
+from reasoning.naming import build
+from reasoning.registry import chain_policies, strategies
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
@@ -92,8 +95,12 @@ async def test_a_growing_path_is_not_scored_from_its_start() -> None:
 
 
 async def test_a_reward_model_writes_nothing(vllm_engine: Engine) -> None:
+    # Not through a Solver: it would close the engine, and the next test would start it again.
+    asked = Configuration(
+        build(strategies, "single"), build(chain_policies, "plain"), {"policy": vllm_engine}
+    )
     with pytest.raises(CapabilityError, match="sample"):
-        await Solver({"policy": vllm_engine}, strategy="single").asolve("1 2 3 = 6")
+        asked.check_engines()
 
 
 async def test_best_of_n_with_its_verifier_on_vllm(vllm_engine: Engine) -> None:
