@@ -7,16 +7,18 @@ races work on a branch; the Context puts the asks of strategies and chain polici
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
-from reasoning.budget import Budget, Ledger
+from reasoning.budget import UNITS, Budget, Ledger, Usage
 from reasoning.chain import Chain
 from reasoning.costs.kinetics import CostModel
-from reasoning.engines.base import Engine, Sampling
+from reasoning.engines.base import Engine, Sampling, Stream
 from reasoning.errors import ConfigError, DeadlinePassed, PromptError, Stopped, UnknownName
 from reasoning.journal import Journal, Key
 from reasoning.problem import Problem
+from reasoning.randomness import key as stream_key
 from reasoning.replies import ReplyStore
 from reasoning.session import Session
 from reasoning.shared_state import SharedState
@@ -70,6 +72,7 @@ class _Progress:
         self.trace = Trace()
         self.best: Outcome | None = None
         self.cut: str | None = None
+        self.broken: set[asyncio.Task[Any] | None] = set()  # tasks that are ending
 
 
 class Branch:
@@ -146,6 +149,8 @@ class Branch:
 
     def next_key(self, kind: str) -> Key:
         """The journal key of this branch's next ask."""
+        if self._progress.broken:  # a task that asks again has survived its error
+            self._progress.broken.discard(asyncio.current_task())
         self._ordinal += 1
         ordinal = self._ordinal - 1
         return (self.problem.id, self.bindings.identity, self.replicate, self.path, ordinal, kind)
@@ -156,6 +161,29 @@ class Branch:
         first = self._draws.get(place, 0)
         self._draws[place] = first + n
         return first
+
+    def random_stream(self, chain: Chain) -> Stream:
+        """The random stream of a chain that was drawn in this branch.
+
+        Its number is the replicate plus the draw from the prompt: replicates that are n apart
+        have none of n chains in common.
+        """
+        draw = sum(draw for index, draw in chain.fork if index == 0)
+        return Stream(stream_key(*self.stream_path, chain.fork), self.replicate + draw)
+
+    def times(self, each: Usage, first: Usage | None = None) -> float:
+        """How often `each` may still be spent here, after `first`, by the tightest cap.
+
+        inf: no cap is in the way; below 1: it may not.
+        """
+        often = math.inf
+        for unit in UNITS:
+            left = self.ledger.remaining(unit) - (getattr(first, unit) if first else 0)
+            if left < 0:
+                return 0.0
+            if one := getattr(each, unit):
+                often = min(often, left / one)
+        return often
 
     def identity(self, role: str) -> str:
         """Digest of the model in `role` ("" where there is none)."""
@@ -176,6 +204,24 @@ class Branch:
             raise DeadlinePassed("the problem's seconds have passed; raise `seconds`")
         if status:
             raise Stopped(status, "the run was interrupted; run it again to continue")
+
+    def note_error(self, error: BaseException | None) -> None:
+        """Remember that an error is ending this task; what it cancels is `swept` away."""
+        if error is not None and not isinstance(error, Stopped | asyncio.CancelledError):
+            self.sweep(asyncio.current_task())
+
+    def sweep(self, task: asyncio.Task[Any] | None) -> None:
+        """Say that asks which are cancelled from now on are `swept` away, until `task` asks."""
+        self._progress.broken.add(task)
+
+    @property
+    def swept(self) -> bool:
+        """Whether an ask that is cancelled now is cancelled by an error or a halt.
+
+        A continued run asks it again. One that its strategy cancelled is lost for good: a replay
+        that waits for it must cancel it again, and would wait forever where an error did.
+        """
+        return self.session.halted or bool(self._progress.broken)
 
     def note_cut(self, status: str) -> None:
         """Remember that something was cut short."""

@@ -56,6 +56,17 @@ class Context(Branch):
         """What may still be spent here in `unit` (inf: no cap)."""
         return self.ledger.remaining(unit)
 
+    def most_written(self, prefix: Chain, n: int, max_tokens: int) -> Usage:
+        """The most that n continuations of `prefix` in one ask can cost, of `max_tokens` each."""
+        return pricing.worst(self.bindings.cost("policy"), len(prefix.all_ids), max_tokens, n)
+
+    def most_rated(self, prefix: Chain, max_tokens: int, *, role: str = "verifier") -> Usage:
+        """What one pass over `prefix` and up to `max_tokens` more costs a verifier that reads the
+        policy's tokens once: an estimate for those that read another layout, or write."""
+        size = len(prefix.all_ids) + max_tokens
+        whole = Reading(size, EngineUsage(prefill=size))
+        return pricing.verifying(self.bindings.cost(role), [whole])
+
     def answer(self, chain: Chain) -> str | None:
         """The answer in a chain's text, as its task reads it."""
         return self.problem.extract(chain.text)
@@ -265,6 +276,23 @@ class Context(Branch):
         engine: Engine | None = None,
     ) -> Any:
         """An ask with one indivisible reply (a JSON value)."""
+        try:
+            value = await self._asked(kind, role, what, worst, ask, engine)
+        except BaseException as error:
+            self.note_error(error)
+            raise
+        self.trace.add(kind, self.path, role=role, value=value)
+        return value
+
+    async def _asked(
+        self,
+        kind: str,
+        role: str,
+        what: dict[str, Any],
+        worst: Usage,
+        ask: Callable[[], Awaitable[tuple[Any, Usage]]],
+        engine: Engine | None,
+    ) -> Any:
         key = self.next_key(kind)
         what = {kind: role, **what}
         ask_digest = digest(what, self.identity(role)) if self.journal.path else ""
@@ -285,7 +313,7 @@ class Context(Branch):
                 )
             except asyncio.CancelledError:
                 lease.settle(Usage())
-                if self.cancellable and not self.session.halted:
+                if self.cancellable and not self.swept:
                     lost: dict[str, Any] = {"v": None, "u": {}, "lost": True}
                     self.journal.record(what, [(key, ask_digest, lost)])
                 raise
@@ -297,5 +325,4 @@ class Context(Branch):
                 raise
             lease.settle(usage)
             self.journal.record(what, [(key, ask_digest, {"v": value, "u": usage.sparse()})])
-        self.trace.add(kind, self.path, role=role, value=value)
         return value

@@ -28,7 +28,6 @@ from reasoning.engines.base import (
 )
 from reasoning.errors import BudgetExhausted, EngineReplyError, Stopped, first_error
 from reasoning.journal import Key, digest
-from reasoning.randomness import key as stream_key
 
 
 @dataclass(slots=True)
@@ -62,6 +61,14 @@ class Draw:
 
     async def run(self) -> list[Chain]:
         """The chains, in draw order; fewer than n when the budget or the clock cut some."""
+        try:
+            await self._run()
+        except BaseException as error:
+            self.branch.note_error(error)
+            raise
+        return [item.chain for item in self.items if item.chain is not None]
+
+    async def _run(self) -> None:
         fresh = []
         for item in self.items:
             reply = self.branch.journal.find(item.key, item.digest, self.what)
@@ -71,14 +78,14 @@ class Draw:
                 await self._replay(item, reply)
         if fresh:
             self.branch.refuse_if_stopped()
-            lease = self.branch.ledger.try_lease(
-                self.role, pricing.worst(self.cost, self.size, self.cap, len(fresh))
-            )
+            lease = None
+            if len(fresh) == len(self.items):  # else they were sent one by one, and still are
+                worst = pricing.worst(self.cost, self.size, self.cap, len(fresh))
+                lease = self.branch.ledger.try_lease(self.role, worst)
             if lease is not None:
                 await self._send(fresh, lease, self.cap)
             else:
                 await self._send_one_by_one(fresh)
-        return [item.chain for item in self.items if item.chain is not None]
 
     def _items(self, n: int) -> list[_Item]:
         branch, prefix = self.branch, self.prefix
@@ -91,7 +98,7 @@ class Draw:
         items = []
         for index in range(n):
             child = prefix.drawn(first + index)
-            stream = Stream(stream_key(*branch.stream_path, child.fork))
+            stream = branch.random_stream(child)
             stored_as = f"{content}-{len(prefix.ids)}-{stream.key:x}" if content else ""
             items.append(_Item(child, stream, (*key, index), f"{stored_as}-{self.cap}", stored_as))
         return items
@@ -108,6 +115,15 @@ class Draw:
     async def _send_one_by_one(self, items: list[_Item]) -> None:
         least = pricing.worst(self.cost, self.size, 1, 1)
         most = pricing.worst(self.cost, self.size, self.cap, 1)
+        asker = asyncio.current_task()
+
+        async def send(item: _Item, lease: Lease, granted: int) -> None:
+            try:
+                await self._send([item], lease, granted)
+            except Exception:
+                self.branch.sweep(asker)  # before the group cancels the others
+                raise
+
         try:
             async with asyncio.TaskGroup() as group:
                 for number, item in enumerate(items):
@@ -128,7 +144,7 @@ class Draw:
                             raise BudgetExhausted("the budget does not fit one token")
                         self.branch.note_cut(stopped or "budget")
                         return
-                    group.create_task(self._send([item], lease, granted))
+                    group.create_task(send(item, lease, granted))
         except BaseExceptionGroup as failed:
             raise first_error(failed) from None
 
@@ -232,11 +248,11 @@ class Draw:
         return usages
 
     def _charge_loser(self, items: list[_Item], received: _Received, lease: Lease) -> None:
-        """A cancelled ask: charge what was received, and record that it ended there."""
+        """A cancelled ask: charge what was received; record it, if it is lost for good."""
         completions = {i.stream.key: c for i, c in zip(items, received.completions(), strict=True)}
         usages = self._usages(items, completions, set(), received.usage(self.size))
         lease.settle(Usage.sum(usages))
-        if not self.branch.session.halted:
+        if not self.branch.swept:
             for item in items:
                 self._finish(item, completions[item.stream.key], "abort")
             self._record(items, completions, usages)

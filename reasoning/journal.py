@@ -5,8 +5,9 @@ last line, which is dropped (and cut off) when the run is continued. Keys are (p
 configuration, replicate, branch, ordinal, item); a digest of the ask stands beside each, so that
 a replay that asks something else stops instead of answering wrongly.
 
-Before an ask is sent its key is written as an intent; after a kill the intents without a reply
-are what is asked, and paid, again: `asked_again` lists them.
+Before an ask is sent its key is written as an intent; after a kill, or an error that cancelled
+what was in flight, the intents without a reply are what is asked, and paid, again: `asked_again`
+lists them.
 """
 
 from __future__ import annotations

@@ -21,7 +21,8 @@ class Race(Generic[B]):
     """`async with ctx.race() as race:` start branches, `async for name, result in race`.
 
     Leaving the block cancels what still runs, and waits until it has ended. A branch that the
-    budget refuses drops out; any other error ends the race and is raised.
+    budget refuses drops out; any other error ends the race and is raised, and a continued run
+    asks again for what it cancelled.
     """
 
     def __init__(self, branch: B, name: str) -> None:
@@ -37,7 +38,8 @@ class Race(Generic[B]):
     async def __aenter__(self) -> Race[B]:
         return self
 
-    async def __aexit__(self, *exc: object) -> None:
+    async def __aexit__(self, kind: object, error: BaseException | None, *rest: object) -> None:
+        self._branch.note_error(error)
         for task in self._running.values():
             task.cancel()
         await asyncio.gather(*self._running.values(), return_exceptions=True)

@@ -25,7 +25,6 @@ from reasoning.engines.base import (
     SampleRequest,
     Sampling,
     Sink,
-    Stream,
     Tokenizer,
     TokenLogprob,
 )
@@ -37,7 +36,6 @@ from reasoning.errors import (
     Stopped,
 )
 from reasoning.journal import digest
-from reasoning.randomness import key as stream_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +108,11 @@ class TokenStream:
     async def __aenter__(self) -> TokenStream:
         return self
 
-    async def __aexit__(self, *exc: object) -> None:
+    async def __aexit__(self, kind: object, error: BaseException | None, *rest: object) -> None:
+        self._branch.note_error(error)
+        if self._segment is not None:
+            ended = isinstance(error, Stopped) or error is None
+            self._segment.swept = not ended and self._branch.swept
         await self._leave_segment()
 
     def __aiter__(self) -> TokenStream:
@@ -188,7 +190,7 @@ class TokenStream:
             prompt_ids=chain.all_ids,
             max_tokens=granted,
             sampling=self._sampling,
-            streams=(Stream(stream_key(*branch.stream_path, chain.fork)),),
+            streams=(branch.random_stream(chain),),
             position=len(chain.ids),
         )
         segment.start(
@@ -215,9 +217,10 @@ class TokenStream:
             return
         try:
             completion, work = await segment.result()
-        except BaseException:
+        except BaseException as error:
             if segment.lease is not None:
                 segment.lease.settle(Usage())
+            self._branch.note_error(error)
             raise
         self._closed = True
         self.chain = replace(self.chain, text=self.chain.text + self._text.rest())
@@ -238,7 +241,7 @@ class TokenStream:
             usage = pricing.decoded(self._cost, segment.size, work)
             usage = replace(usage, discarded=max(0, work.new - segment.handed))
             segment.lease.settle(usage)
-            if not self._branch.session.halted:
+            if not (segment.swept or self._branch.session.halted):
                 reply = encode(completion) | {
                     "finish": segment.cut or ("lost" if segment.lost else completion.finish),
                     "u": usage.sparse(),
@@ -269,6 +272,7 @@ class _Segment:
         self.cancelled = False
         self.cut: str | None = None  # what ended it, if that was neither the model nor its reader
         self.lost = False  # it was cancelled with its reader, as the losers of a race are
+        self.swept = False  # an error cancelled it: a continued run asks for it again
         self._recorded = recorded
         self._ids: list[int] = list(recorded.ids) if recorded else []
         self._logprobs: list[TokenLogprob] = list((recorded and recorded.logprobs) or ())

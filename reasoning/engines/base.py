@@ -97,9 +97,14 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """The random stream of one chain: a 63-bit key; the counter is the chain's token index."""
+    """The random stream of one chain: a 63-bit key; the counter is the chain's token index.
+
+    number: which chain of its prompt it is, counted over draws and replicates; for engines that
+    have the chains already.
+    """
 
     key: int
+    number: int = 0
 
 
 @dataclass(frozen=True, slots=True)

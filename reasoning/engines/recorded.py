@@ -1,8 +1,9 @@
 """recorded/<file>: replays recorded samples, so that experiments on real transcripts need no model.
 
-A line of the JSONL file (.gz too) is one sample of one problem. The n-th chain that is drawn for a
-problem is its n-th recorded sample, whole, or in slices that continue it. What a recording cannot
-answer (another continuation, a score, a log-probability) is a missing capability.
+A line of the JSONL file (.gz too) is one sample of one problem. Draw d of a prompt in replicate r
+is recorded sample r + d (both from 0), whole, or in slices that continue it: which sample a chain
+is never depends on what was asked before. Seeds that are n apart share no sample of N = n. What a
+recording cannot answer (another continuation, a score, a log-probability) is a missing capability.
 
 A recorded chain can be cut, not changed. With `answers: stated`, what is asked behind a cut (a
 text put into the chain, a probe) is answered with the last answer that the recording states before
@@ -109,7 +110,6 @@ class RecordedEngine(Engine):
         self.context_length = context_length
         self.tokenizer: CharacterTokenizer = CharacterTokenizer()
         self._samples: dict[str, list[str]] = {}  # by prompt text
-        self._drawn: dict[str, dict[int, int]] = {}  # by prompt text: stream key to sample
         self._new = 0
 
     async def start(self) -> None:
@@ -136,6 +136,7 @@ class RecordedEngine(Engine):
             "file": file_hash(self._path),
             "columns": self._columns.model_dump(),
             "answers": self._answers,
+            "numbers": "replicate + draw",
         }
 
     async def counters(self) -> dict[str, float]:
@@ -147,7 +148,7 @@ class RecordedEngine(Engine):
         written = self.tokenizer.decode(ids[len(ids) - request.position :])
         completions = []
         for index in range(request.n):
-            text = self._sample(prompt, request.streams[index].key, written)
+            text = self._sample(prompt, request.streams[index].number)
             if not text.startswith(written):
                 text = written + self._answer(text, written, index)
             completion = self._cut(text[len(written) :], request)
@@ -158,17 +159,13 @@ class RecordedEngine(Engine):
         self._new += new
         return SampleReply(tuple(completions), EngineUsage(new=new))
 
-    def _sample(self, prompt: str, key: int, written: str) -> str:
+    def _sample(self, prompt: str, number: int) -> str:
         samples = self._recorded(prompt)
-        drawn = self._drawn.setdefault(prompt, {})
-        if key not in drawn and written:
-            # A probe of a chain has a random stream of its own; it is about the same sample.
-            return max(samples, key=lambda sample: _shared(sample, written))
-        number = drawn.setdefault(key, len(drawn))
-        if number >= len(samples):
+        if not 0 <= number < len(samples):
             raise CapabilityError(
-                f"{self.name}: {number + 1} chains were drawn of {prompt[:60]!r}, which has "
-                f"{len(samples)} recorded samples; ask for no more"
+                f"{self.name}: sample {number} (seed plus draw, from 0) was asked for of "
+                f"{prompt[:60]!r}, which has {len(samples)} recorded samples; use lower seeds, or "
+                f"fewer chains"
             )
         return samples[number]
 

@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,9 @@ from reasoning import Problem, Sampling, Solver
 from reasoning.engines.base import SampleRequest, Stream
 from reasoning.engines.recorded import RecordedEngine
 from reasoning.errors import CapabilityError, ConfigError, DataError, ReasoningError
+from reasoning.journal import Journal
+from reasoning.runner import Job, Runner
+from reasoning.session import Session
 
 
 def recording(folder: Path) -> Path:
@@ -32,6 +36,29 @@ def test_samples_are_drawn_in_their_order(tmp_path: Path) -> None:
     solution = Solver({"policy": engine}, strategy={"name": "majority", "n": 3}).solve(PROBLEM)
     assert solution.answer == "b" and solution.text.startswith("Let me think.\n\nIt is ")
     assert solution.usage.tokens == 3 * len("Let me think.\n\nIt is a" + "$")
+
+
+def test_which_sample_a_chain_is_does_not_depend_on_what_was_asked_before(tmp_path: Path) -> None:
+    """A run that is interrupted and continued replays the samples that a whole run does."""
+    path = str(recording(tmp_path))
+
+    async def texts(runner: Runner, replicates: Iterable[int]) -> list[str]:
+        solver = Solver({"policy": RecordedEngine(path, columns=COLUMNS)}, strategy="single")
+        jobs = [Job(PROBLEM, solver._configuration, replicate) for replicate in replicates]
+        return [(await runner.solve(job, reraise=True)).text for job in jobs]
+
+    async def main() -> None:
+        whole = await texts(Runner(Session()), range(3))
+        assert [text[-1] for text in whole] == ["a", "b", "b"]
+        begun = Journal(tmp_path / "journal.jsonl")
+        first = await texts(Runner(Session(), journal=begun), [1])
+        begun.close()
+        again = Journal(tmp_path / "journal.jsonl")
+        assert await texts(Runner(Session(), journal=again), range(3)) == whole
+        assert first == whole[1:2]
+        again.close()
+
+    asyncio.run(main())
 
 
 def test_a_recording_in_slices_is_the_recording(tmp_path: Path) -> None:
@@ -63,7 +90,7 @@ def test_a_recording_in_slices_is_the_recording(tmp_path: Path) -> None:
 
 def test_what_a_recording_cannot_answer(tmp_path: Path) -> None:
     path = str(recording(tmp_path))
-    with pytest.raises(CapabilityError, match="3 recorded samples"):
+    with pytest.raises(CapabilityError, match=r"sample 3 .* 3 recorded samples"):
         engine = RecordedEngine(path, columns=COLUMNS)
         Solver({"policy": engine}, strategy={"name": "majority", "n": 4}).solve(PROBLEM)
     with pytest.raises(ReasoningError, match="holds no sample"):
@@ -119,13 +146,13 @@ def answering(folder: Path) -> RecordedEngine:
     return RecordedEngine(str(path), answers="stated")
 
 
-def ask(engine: RecordedEngine, written: str, key: int = 1, **settings: object) -> str:
+def ask(engine: RecordedEngine, written: str, number: int = 0, **settings: object) -> str:
     prompt = engine.tokenizer.encode("p\n")
     request = SampleRequest(
         prompt_ids=(*prompt, *engine.tokenizer.encode(written)),
         max_tokens=int(settings.pop("max_tokens", 1000)),  # type: ignore[call-overload]
         sampling=Sampling(),
-        streams=(Stream(key),),
+        streams=(Stream(1, number),),
         position=len(written),
     )
 
@@ -147,8 +174,7 @@ def test_what_is_put_behind_a_cut_is_answered_from_the_recording(tmp_path: Path)
     )
     assert ask(engine, CUT + "\n\\boxed{7}") == ""
     assert ask(engine, "Let me stop") == ""
-    # A probe has a key of its own; the sample it is about is the one that begins so.
-    assert ask(engine, CUT + "Yes. So it is 7.\n\\boxed{", key=99) == "7}"
+    assert ask(engine, CUT + "Yes. So it is 7.\n\\boxed{", number=1) == "7}"
 
 
 def test_without_answers_a_changed_chain_is_refused(tmp_path: Path) -> None:
