@@ -230,10 +230,11 @@ class _Search:
         if self.settings.max_expansions is not None:
             most = min(most, self.settings.max_expansions - self.expansions)
         if batch[0].depth >= self.settings.max_depth:
-            affords = self.steps.affords(self.steps.rest(batch[0].chain), 1)
-            return (1, 1) if most and affords else (0, 0)
-        fresh = [node.id not in self.ahead for node in batch]
-        return self.steps.fit(most, self.settings.k, fresh=fresh)
+            chain = batch[0].chain
+            return self.steps.fit([chain][:most], 1, each=self.steps.rest(chain))
+        chains = [node.chain for node in batch[:most]]
+        fresh = [node.id not in self.ahead for node in batch[:most]]
+        return self.steps.fit(chains, self.settings.k, fresh=fresh)
 
     async def _expand(self, batch: Sequence[Node], k: int) -> bool:
         """Continue the states, score what is new, put it into the open set. False: no budget."""
@@ -276,7 +277,7 @@ class _Search:
             return
         likely = [n for n in nodes if not n.step.complete and n.depth < self.settings.max_depth]
         guessed = sorted(likely, key=lambda node: node.key)[: self.settings.speculate]
-        afforded, width = self.steps.fit(len(guessed), k)
+        afforded, width = self.steps.fit([node.chain for node in guessed], k)
         guessed = guessed[:afforded]
         scores, written = await self.steps.score_and_write(
             [node.chain for node in nodes], [self._ask(node, width) for node in guessed]

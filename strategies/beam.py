@@ -62,11 +62,11 @@ class _Beams(Stepwise):
                     seen[i] = steps.read(seen[i].chain, chains[0])
         return await steps.score([step.chain for step in seen])
 
-    def fitting(self, steps: Steps, number: int, paths: int, k: int) -> tuple[int, int]:
+    def fitting(self, steps: Steps, number: int, paths: Sequence[Path], k: int) -> tuple[int, int]:
         """How many of the paths a round can expand, how wide."""
         each = steps.longest if self.last(number) else steps.cap * (1 + self.lookahead)
-        count, width = steps.fit(paths, k, each=each)
-        if (count, width) != (paths, k):
+        count, width = steps.fit([path.chain for path in paths], k, each=each)
+        if (count, width) != (len(paths), k):
             steps.ctx.note_cut("budget")
         return count, width
 
@@ -150,7 +150,8 @@ class Beam(_Beams):
         wanted = self.n if self.finished == "aside" else self.expansion * len(live)
         if number == 0:
             wanted = self.n if self.width_is == "expansion" else self.expansion
-        count, _ = self.fitting(steps, number, wanted, 1)
+        drawn = [live[place % len(live)] for place in range(wanted)]
+        count, _ = self.fitting(steps, number, drawn, 1)
         asks = [
             self.ask(number, index, path, share)
             for index, (path, share) in enumerate(zip(live, tiled(count, len(live)), strict=True))
@@ -223,7 +224,7 @@ class DVTS(_Beams):
 
     async def _round(self, steps: Steps, number: int, trees: Sequence[_Tree]) -> bool:
         """One step of the trees, as many of them and as wide as the budget lets."""
-        count, width = self.fitting(steps, number, len(trees), self.beam_width)
+        count, width = self.fitting(steps, number, [t.best for t in trees], self.beam_width)
         trees = trees[:count]
         if not trees:
             return False

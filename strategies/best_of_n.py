@@ -5,7 +5,7 @@
 | single | the one chain |
 | best_of_n | the answer of the chain with the highest score |
 | majority | the answer that most chains give (self-consistency) |
-| weighted | the answer whose chains' scores sum highest |
+| weighted | the answer whose chains' scores sum highest; by majority where all are 0 |
 
 An N that the budget does not fit is cut before anything is sent. Ties go to the earlier chain;
 of equal answers the first one's wording is returned.
@@ -14,7 +14,8 @@ of equal answers the first one's wording is returned.
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 from pydantic import Field
 
@@ -91,7 +92,7 @@ class BestOfN(_Rated):
 
 
 class Weighted(_Rated):
-    """The answer whose chains' scores sum highest."""
+    """The answer whose chains' scores sum highest; where all of them are 0, the majority's."""
 
     async def choose(self, ctx: Context, chains: Sequence[Chain], majority: Outcome) -> Outcome:
         scores = await self.scores(ctx, chains)
@@ -101,9 +102,12 @@ class Weighted(_Rated):
 def most_voted(ctx: Context, chains: Sequence[Chain], weights: Sequence[float]) -> Chain:
     """The first chain whose answer has the greatest total weight (ties: seen first).
 
+    Where no answer has any weight, each chain has one vote: a verifier that gives all of them 0
+    says nothing, and the answer that happens to come first is a worse guess than the majority's.
     Without any answer the first chain.
     """
     totals: dict[str, float] = {}
+    votes: Counter[str] = Counter()
     first: dict[str, Chain] = {}
     for chain, weight in zip(chains, weights, strict=True):
         answer = ctx.answer(chain)
@@ -111,5 +115,7 @@ def most_voted(ctx: Context, chains: Sequence[Chain], weights: Sequence[float]) 
             continue
         form = ctx.problem.canonical(answer)
         totals[form] = totals.get(form, 0.0) + weight
+        votes[form] += 1
         first.setdefault(form, chain)
-    return first[max(totals, key=lambda form: totals[form])] if totals else chains[0]
+    counted: Mapping[str, float] = totals if any(totals.values()) else votes
+    return first[max(counted, key=lambda form: counted[form])] if counted else chains[0]

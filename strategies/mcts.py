@@ -185,11 +185,12 @@ class _Search:
     async def _expand(self, node: _Node) -> bool:
         scored = self.settings.reward == "process"
         if node.depth >= self.settings.max_depth:
-            if not self.steps.affords(self.steps.rest(node.step.chain), int(scored)):
+            rest = self.steps.rest(node.step.chain)
+            if not self.steps.fit([node.step.chain], 1, each=rest, scored=scored)[0]:
                 return False
             ask = Ask(f"node-{node.id}", node.step.chain, until="answer")
         else:
-            fitting, n = self.steps.fit(1, self.settings.n, scored=scored)
+            fitting, n = self.steps.fit([node.step.chain], self.settings.n, scored=scored)
             if not fitting:
                 return False
             ask = Ask(f"node-{node.id}", node.step.chain, n)
@@ -217,19 +218,18 @@ class _Search:
         scored = self.settings.reward == "rollout"
         ends = [node.step]
         if not node.step.complete:
-            most = self.settings.rollouts
-            fitting, _ = self.steps.fit(most, 1, scored=scored)
             # Draws that no child takes: a rollout is no copy of the path through a child.
-            first = self.settings.n
-            prefixes = [node.step.chain.drawn(first + index) for index in range(fitting)]
+            first, most = self.settings.n, self.settings.rollouts
+            prefixes = [node.step.chain.drawn(first + index) for index in range(most)]
+            fitting, _ = self.steps.fit(prefixes, 1, scored=scored)
             written = await self.steps.write(
                 [
                     Ask(f"rollout-{node.id}.{index}", prefix, until="answer")
-                    for index, prefix in enumerate(prefixes)
+                    for index, prefix in enumerate(prefixes[:fitting])
                 ]
             )
             ends = [self.steps.read(node.step.chain, c) for chains in written for c in chains]
-        if not ends or (scored and not self.steps.affords(0, len(ends))):
+        if not ends or (scored and not self.steps.scorable([end.chain for end in ends])):
             return False
         scores = [0.0] * len(ends)
         if scored:

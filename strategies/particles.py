@@ -78,8 +78,9 @@ class EntropicParticleFiltering(ParticleFiltering):
     Warms the weights where fewer than `ess_threshold` of the particles carry them, in the
     first `early_phase` of `max_steps`.
 
-    The paper's look-ahead modulation, which weights a particle by its successors too, is not part
-    of this: its formula could not be verified, and the authors' repository does not have it.
+    The paper's look-ahead modulation is not part of this. It weights a particle by its successors
+    one step on, as an auxiliary particle filter does; its formula could not be verified, and the
+    authors' repository raises NotImplementedError there.
     """
 
     resampling: Resampling = Resampling.systematic
@@ -200,7 +201,7 @@ class _Particles:
         None when none is.
         """
         live = [place for place, particle in enumerate(particles) if not particle.complete]
-        fitting, _ = self.steps.fit(len(live), 1)
+        fitting, _ = self.steps.fit([particles[place].path.chain for place in live], 1)
         if fitting < len(live):
             self.ctx.note_cut("budget")
         written = await self._written(

@@ -70,7 +70,9 @@ class Rebase(Stepwise):
     ) -> list[Path]:
         """The candidates of a round, scored; [] when the budget does not fit one."""
         last = number == self.max_rounds - 1
-        fitting, _ = steps.fit(wanted, 1, each=steps.longest if last else None)
+        # The shares are not known yet: as if they were even.
+        drawn = [live[place % len(live)].chain for place in range(wanted)]
+        fitting, _ = steps.fit(drawn, 1, each=steps.longest if last else None)
         if fitting < wanted:
             steps.ctx.note_cut("budget")
         if not fitting:

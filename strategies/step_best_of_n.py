@@ -53,7 +53,7 @@ class StepBestOfN(Stepwise):
         """The candidates for the next step; [] when the budget does not fit one."""
         dropped: list[Step] = []
         for attempt in range(1 + self.retries):
-            fitting, n = steps.fit(1, self.n)
+            fitting, n = steps.fit([path.chain], self.n)
             if not fitting:
                 break
             # Draws that were not taken before; the first attempt's stand on the path itself.
@@ -72,7 +72,7 @@ class StepBestOfN(Stepwise):
             if fit:
                 return fit
             dropped += found
-        return dropped[:1] if dropped and steps.affords(0, 1) else []
+        return dropped[:1] if dropped and steps.scorable([dropped[0].chain]) else []
 
     def _allowed(self, step: Step) -> bool:
         return all(step.text.count(phrase) <= most for phrase, most in self.at_most.items())

@@ -20,10 +20,10 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field
 
-from reasoning.budget import Budget
+from reasoning.budget import UNITS, Budget, Usage
 from reasoning.chain import Chain
 from reasoning.context import Context
-from reasoning.errors import BudgetExhausted, RatingFailed, first_error
+from reasoning.errors import BudgetExhausted, RatingFailed
 from reasoning.strategies.best_of_n import most_voted
 from reasoning.strategy import Strategy, Unit, Until
 from reasoning.verifiers.aggregate import Aggregation, aggregate
@@ -40,8 +40,8 @@ class Stepwise(Strategy, abc.ABC):
     make one step; papers rarely say how long theirs are, and a longer step saves verifier passes.
     step_tokens: cap for one step; a step that reaches it goes on in the next one, so that a task
     whose separator never comes is searched in blocks of this many tokens.
-    reserve: tokens kept back so that the best partial path can be finished. None: a quarter of
-    the token budget, at most what a chain may have.
+    reserve: tokens kept back, with what they cost, so that the best partial path can be finished.
+    None: what a chain may have, at most a quarter of the budget.
     aggregate: from the rewards of a path's steps to one score. role: the verifier that gives them.
     """
 
@@ -194,19 +194,29 @@ class Steps:
     async def reserving(self) -> AsyncIterator[None]:
         """Within the block the reserve is set aside in the ledger: nothing else can spend it,
         unless `release` gives it back before."""
-        tokens = self.ctx.remaining("tokens")
-        kept = self.settings.reserve
-        if kept is None:
-            kept = self.longest if math.isinf(tokens) else int(tokens) // 4
-        kept = int(min(kept, tokens, self.longest))
-        if math.isinf(tokens) or not kept:
-            yield
-            return
-        self._reserve = self.ctx.child("reserve", Budget(tokens=kept))
+        kept = self._kept()
+        if kept.caps():
+            self._reserve = self.ctx.child("reserve", kept)
         try:
             yield
         finally:
             self.release()
+
+    def _kept(self) -> Budget:
+        """The reserve, in every unit that is capped."""
+        asked = self.settings.reserve
+        if asked == 0:
+            return Budget()
+        tokens = self.longest if asked is None else min(asked, self.longest)
+        most = self.ctx.most_written(self.ctx.prompt, 1, tokens)
+        kept: dict[str, Any] = {}
+        for unit in UNITS:
+            left, need = self.ctx.remaining(unit), getattr(most, unit)
+            need = min(need, left if asked is not None else left / 4)
+            need = int(need) if unit == "tokens" else need
+            if need > 0 and math.isfinite(left):
+                kept[unit] = need
+        return Budget(**kept)
 
     def release(self) -> None:
         """Give the reserve back to the search: there is an answer that it can't lose again."""
@@ -277,13 +287,11 @@ class Steps:
         """Both at once: a search that writes on while rewards are on their way."""
         if not asks:
             return await self.score(chains), []
-        try:
-            async with asyncio.TaskGroup() as group:
-                scoring = group.create_task(self.score(chains))
-                writing = group.create_task(self.write(asks))
-        except BaseExceptionGroup as failed:
-            raise first_error(failed) from None
-        return scoring.result(), writing.result()
+        scores: list[float]
+        written: list[list[Chain]]
+        both: list[Coroutine[Any, Any, Any]] = [self.score(chains), self.write(asks)]
+        scores, written = await _all(both)
+        return scores, written
 
     def _aggregated(self, chain: Chain, scores: tuple[float, ...]) -> float:
         if not scores:
@@ -300,7 +308,7 @@ class Steps:
 
     def fit(
         self,
-        paths: int,
+        paths: Sequence[Chain],
         k: int,
         *,
         each: int | None = None,
@@ -309,28 +317,35 @@ class Steps:
     ) -> tuple[int, int]:
         """How many of `paths` can be expanded, k continuations each, in the worst case.
 
-        k shrinks first, to 1, then the number of paths; (0, 0) when not even one fits. A
-        continuation costs up to `each` tokens (a step's cap, by default) and, if `scored`, a pass.
+        k shrinks first, to 1, then the number of paths, the last first; (0, 0) when not even one
+        fits, in any unit of the budget. A continuation costs up to `each` tokens (a step's cap, by
+        default) and, if `scored`, a pass. A chain that stands there twice is read once.
         fresh: for each path whether its continuations have yet to be written (others are there
         and only need scoring).
         """
-        tokens = self.ctx.remaining("tokens")
-        passes = self.ctx.remaining("verifier_passes") if scored else math.inf
         each = self.cap if each is None else each
-        for count in range(paths, 0, -1):
-            written = count if fresh is None else sum(fresh[:count])
-            fitting = min(float(k), passes / count)
-            if written:
-                fitting = min(fitting, tokens / (written * each))
+        reads, writes = [], []  # what each path costs however wide it is, and each continuation
+        seen: set[int] = set()
+        for path, new in zip(paths, fresh or [True] * len(paths), strict=True):
+            read, write = Usage(), self._pass(path, each) if scored else Usage()
+            if new:
+                read = self.ctx.most_written(path, 0, each)
+                write += self.ctx.most_written(path, 1, each) - read
+            reads.append(Usage() if id(path) in seen else read)
+            seen.add(id(path))
+            writes.append(write)
+        for count in range(len(paths), 0, -1):
+            fitting = self.ctx.times(Usage.sum(writes[:count]), Usage.sum(reads[:count]))
             if fitting >= 1:
-                return count, int(fitting)
+                return count, int(min(k, fitting))
         return 0, 0
 
-    def affords(self, tokens: float, passes: float) -> bool:
-        """Whether so much may still be spent."""
-        return tokens <= self.ctx.remaining("tokens") and passes <= self.ctx.remaining(
-            "verifier_passes"
-        )
+    def scorable(self, chains: Sequence[Chain]) -> bool:
+        """Whether a pass over each of them may still be spent."""
+        return self.ctx.times(Usage.sum(self._pass(chain, 0) for chain in chains)) >= 1
+
+    def _pass(self, chain: Chain, more: int) -> Usage:
+        return self.ctx.most_rated(chain, more, role=self.settings.role)
 
     # Choosing.
 

@@ -327,7 +327,7 @@ def test_k_shrinks_before_the_batch_does() -> None:
     class Asks(AStar):
         async def solve(self, ctx: Context) -> Any:
             steps = self.steps(ctx)
-            seen.append(steps.fit(3, 4))
+            seen.append(steps.fit([ctx.prompt] * 3, 4))
             return ctx.offer(ctx.prompt)
 
     engine = TreeEngine(ends_at_depth(2), lambda path: 0.5)

@@ -7,7 +7,7 @@ from typing import Any
 
 from reasoning import Problem, Solution, Solver
 from reasoning.engines.scripted import Line, Script, ScriptedEngine
-from reasoning.randomness import key
+from reasoning.randomness import key, uniform
 from reasoning.strategy import Strategy
 
 
@@ -21,6 +21,19 @@ def problem(name: str = "p", **settings: Any) -> Problem:
         step="\n",
         **settings,
     )
+
+
+def line(prompt: str, stream: int) -> Line:
+    """A few steps and an answer, as confident as the stream's numbers make it."""
+    draws = uniform(stream, range(8))
+    steps = "".join(f"step {int(draw * 10)}\n" for draw in draws[: 2 + stream % 3])
+    text = f"{steps}answer {'abc'[stream % 3]}\n"
+    return Line(text, tops=tuple((-20 * draw,) for draw in draws))
+
+
+def reward(text: str) -> float:
+    """A number in [0, 1) that is a function of the text."""
+    return float(uniform(len(text), sum(map(ord, text))))
 
 
 def numbered(lines: Sequence[str | Line], name: str = "p") -> Script:

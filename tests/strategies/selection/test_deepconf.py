@@ -175,8 +175,8 @@ def test_ties_at_the_threshold_are_kept_and_traces_without_an_answer_dropped() -
     assert solve(numbered([sure("no idea", 1.0)]), offline()).answer is None
 
 
-def test_all_zero_confidence_leaves_the_first_answer() -> None:
-    assert solve(numbered([sure(f"answer {c}", 0.0) for c in "abbb"]), offline()).answer == "a"
+def test_confidence_that_is_zero_for_all_leaves_a_majority_vote() -> None:
+    assert solve(numbered([sure(f"answer {c}", 0.0) for c in "abbb"]), offline()).answer == "b"
 
 
 # Online.

@@ -12,8 +12,7 @@ import pytest
 
 from reasoning import Budget, Solution, Solver
 from reasoning.engines.scripted import Line, ScriptedEngine, VirtualTimeLoop
-from reasoning.randomness import uniform
-from tests.strategies.selection.scripts import problem
+from tests.strategies.selection.scripts import line, problem, reward
 
 DEEP_CONF = {"n": 6, "top": 1, "window": 4}
 STRATEGIES: dict[str, dict[str, Any]] = {
@@ -29,14 +28,6 @@ STRATEGIES: dict[str, dict[str, Any]] = {
 }
 
 
-def line(prompt: str, stream: int) -> Line:
-    """A few steps and an answer, as confident as the stream's numbers make it."""
-    draws = uniform(stream, range(8))
-    steps = "".join(f"step {int(draw * 10)}\n" for draw in draws[: 2 + stream % 3])
-    text = f"{steps}answer {'abc'[stream % 3]}\n"
-    return Line(text, tops=tuple((-20 * draw,) for draw in draws))
-
-
 def solver(name: str, engine: ScriptedEngine, **settings: Any) -> Solver:
     return Solver(
         {"policy": engine, "prm": engine},
@@ -45,10 +36,6 @@ def solver(name: str, engine: ScriptedEngine, **settings: Any) -> Solver:
         max_tokens=60,
         **settings,
     )
-
-
-def reward(text: str) -> float:
-    return float(uniform(len(text), sum(map(ord, text))))
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
