@@ -14,8 +14,7 @@ demo: $(VENV)/demo.stamp
 	$(BIN)/python -m reasoning.demo
 
 test: $(VENV)/test.stamp
-	OMP_NUM_THREADS=1 REASONING_REQUIRE_VLLM=1 $(BIN)/python -m pytest -q --durations=10 \
-		-n 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
+	OMP_NUM_THREADS=1 REASONING_REQUIRE_VLLM=1 $(BIN)/python -m pytest -q -n 2 --durations=10 $(ARGS)
 
 bench: $(VENV)/test.stamp
 	$(BIN)/python -m bench $(ARGS)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -15,17 +18,32 @@ settings.register_profile("shared", deadline=None)
 settings.load_profile("shared")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Group the tests for pytest-xdist's workers. vLLM takes a core and much memory, so one worker
-    has all of its tests, and has them first, because they take longest. Of the others a file's
-    stay together: they share fixtures."""
-    if not hasattr(config, "workerinput"):
-        return
-    items.sort(key=lambda item: item.get_closest_marker("vllm") is None)
-    for item in items:
-        group = "vllm" if item.get_closest_marker("vllm") else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(group))
+# How pytest-xdist shares out the tests: a file to one worker, because its tests share fixtures; all
+# files with tests of vLLM to the same one, because vLLM takes a core and much memory; these first,
+# because they take longest. (Its own groups are lost with pytest 9.2, which has other node ids.)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not starts_vllm(item.path))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduler(LoadFileScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            file: str = super()._split_scope(nodeid)
+            return "vllm" if starts_vllm(config.rootpath / file) else file
+
+    config.option.loadscopereorder = False
+    return Scheduler(config, log)
+
+
+@functools.cache
+def starts_vllm(file: Path) -> bool:
+    """Whether some of its tests are marked `vllm`; workers and scheduler must agree on it."""
+    return "mark.vllm" in file.read_text()
 
 
 @pytest.fixture(scope="session", autouse=True)
