@@ -1,4 +1,13 @@
-"""python -m bench [imports] [transport] [embedded] [--pairs 10] [--quick] [--into README.md]
+"""python -m bench [PART ...] [--pairs 10] [--scale 0.125] [--quick] [--into README.md]
+
+| part | what against what |
+|---|---|
+| imports | the core's import against its goal |
+| transport | a strategy over HTTP against a raw client |
+| embedded | the embedded engine against vLLM and Transformers |
+| overhead | a chain policy that never acts against plain streaming |
+| utilisation | searches against best-of-N: how busy they keep the models |
+| wallclock | searches against best-of-N at equal tokens: how long they take |
 
 Writes runs/bench/<table>.md and .json; with --into, also between the document's markers
 `<!-- table:bench-<table> -->`.
@@ -15,15 +24,16 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import cores, embedded, imports, stub, transport
+from bench import cores, embedded, imports, overhead, stub, transport, utilisation, wallclock
 from bench.report import Table
+from reasoning.engines.base import Engine
 from reasoning.evals import markdown
 
-PARTS = ("imports", "transport", "embedded")
+PARTS = ("imports", "transport", "embedded", "overhead", "utilisation", "wallclock")
 
 
-def tables(parts: list[str], pairs: int, quick: bool) -> Iterator[Table]:
-    """Each table as it is done. quick: few requests, and no real vLLM server."""
+def tables(parts: list[str], pairs: int, scale: float, quick: bool) -> Iterator[Table]:
+    """Each table as it is done. quick: few requests, short chains, vLLM in `embedded` only."""
     if "imports" in parts:
         yield imports.run(3 if quick else 11)
     if "transport" in parts:
@@ -59,6 +69,29 @@ def tables(parts: list[str], pairs: int, quick: bool) -> Iterator[Table]:
                 yield table
     if "embedded" in parts:
         yield asyncio.run(embedded.run(pairs, (1, 4) if quick else embedded.CONCURRENCY))
+    at_once = (2, 1, 32) if quick else (64, 2)
+    if "overhead" in parts:
+        yield asyncio.run(overhead.run(_policies(with_vllm=not quick), pairs, *at_once))
+    if "utilisation" in parts:
+        yield asyncio.run(utilisation.run(*_policy_and_prm(), pairs, *at_once))
+    if "wallclock" in parts:
+        size = (1 / 64, 2, 32) if quick else (scale, 30)
+        yield asyncio.run(wallclock.run(*_policy_and_prm(), pairs, *size))
+
+
+def _policies(*, with_vllm: bool) -> list[Engine]:
+    """The shipped policy on each engine that runs in process."""
+    from reasoning.engines.local import LocalEngine
+    from reasoning.engines.vllm import VLLMEngine
+
+    local = LocalEngine("countdown-policy")
+    return [local, VLLMEngine("countdown-policy", max_model_len=1024)] if with_vllm else [local]
+
+
+def _policy_and_prm() -> tuple[Engine, Engine]:
+    from reasoning.engines.local import LocalEngine
+
+    return LocalEngine("countdown-policy"), LocalEngine("countdown-prm")
 
 
 @contextlib.contextmanager
@@ -72,9 +105,12 @@ def _vllm() -> Iterator[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; default: all")
     parser.add_argument("--pairs", type=int, default=10)
+    parser.add_argument("--scale", type=float, default=0.125, help="wallclock: of N = 256")
     parser.add_argument("--quick", action="store_true", help="few requests: does it run at all")
     parser.add_argument("--out", type=Path, default=Path("runs/bench"))
     parser.add_argument("--into", type=Path, help="a Markdown document with markers")
@@ -83,7 +119,8 @@ def main() -> None:
     if unknown:
         parser.error(f"unknown part {', '.join(sorted(unknown))}; known are {', '.join(PARTS)}")
     console = Console()
-    for table in tables(arguments.parts or list(PARTS), arguments.pairs, arguments.quick):
+    parts = arguments.parts or list(PARTS)
+    for table in tables(parts, arguments.pairs, arguments.scale, arguments.quick):
         table.write(arguments.out)
         console.print(table.rich())
         if arguments.into is not None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from reasoning.evals.statistics import Estimate, mean_interval, paired_ratio
 
@@ -31,13 +32,16 @@ class Sample:
 
 
 Measure = Callable[[], Awaitable[Sample]]
+S = TypeVar("S", bound=Sample)
 
 
-async def alternate(contenders: Mapping[str, Measure], rounds: int) -> dict[str, list[Sample]]:
+async def alternate(
+    contenders: Mapping[str, Callable[[], Awaitable[S]]], rounds: int
+) -> dict[str, list[S]]:
     """`rounds` samples of each. Odd rounds go backwards (A B, B A, ...), so that a machine that
     warms up or slows down favours nobody. One round before them is thrown away."""
     names = list(contenders)
-    found: dict[str, list[Sample]] = {name: [] for name in names}
+    found: dict[str, list[S]] = {name: [] for name in names}
     for number in range(-1, rounds):
         for name in names if number % 2 else reversed(names):
             gc.collect()  # nobody pays for another's garbage
@@ -48,15 +52,15 @@ async def alternate(contenders: Mapping[str, Measure], rounds: int) -> dict[str,
     return found
 
 
-def share(ours: list[Sample], theirs: list[Sample]) -> Estimate:
+def share(ours: Sequence[Sample], theirs: Sequence[Sample]) -> Estimate:
     """Ratio of tokens a second, paired by round, with its 95 % interval."""
     return paired_ratio([s.rate for s in ours], [s.rate for s in theirs])
 
 
-def cpu_ms(samples: list[Sample]) -> Estimate:
+def cpu_ms(samples: Sequence[Sample]) -> Estimate:
     """CPU milliseconds for a request, with the 95 % interval."""
     return mean_interval([s.cpu_ms for s in samples])
 
 
-def mean_rate(samples: list[Sample]) -> float:
+def mean_rate(samples: Sequence[Sample]) -> float:
     return sum(s.rate for s in samples) / len(samples)

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from bench import bounds
+from bench import bounds, overhead, solving, utilisation, wallclock
 from bench.pairs import Sample, alternate, share
 from bench.report import Row, Table
+from reasoning.budget import Usage
+from reasoning.engines.scripted import Line, ScriptedEngine
+from reasoning.errors import EngineUnavailable
 
 ROOT = Path(__file__).parents[2]
 
@@ -64,11 +67,13 @@ def test_a_table_goes_to_files_and_shows_its_notes(tmp_path: Path) -> None:
     assert stored["header"]["hardware"]["cores"] and stored["table"]["rows"][0]["data"]
 
 
-@pytest.mark.parametrize("parts", [("transport",), ("imports",)])
+@pytest.mark.parametrize(
+    "parts", [("transport",), ("imports",), ("overhead", "utilisation", "wallclock")]
+)
 def test_it_runs_and_writes_into_a_document(tmp_path: Path, parts: tuple[str, ...]) -> None:
-    names = {"transport": "transport-stub", "imports": "imports"}
+    names = [{"transport": "transport-stub"}.get(part, part) for part in parts]
     document = tmp_path / "README.md"
-    markers = [f"<!-- table:bench-{names[p]} -->\n<!-- /table:bench-{names[p]} -->" for p in parts]
+    markers = [f"<!-- table:bench-{name} -->\n<!-- /table:bench-{name} -->" for name in names]
     document.write_text("\n".join(markers))
     command = [sys.executable, "-m", "bench", *parts, "--quick", "--pairs", "2"]
     done = subprocess.run(
@@ -79,7 +84,7 @@ def test_it_runs_and_writes_into_a_document(tmp_path: Path, parts: tuple[str, ..
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    assert "goal" in document.read_text()
+    assert document.read_text().count("goal") == len(parts)
 
 
 def test_an_unknown_part_is_refused() -> None:
@@ -87,3 +92,75 @@ def test_an_unknown_part_is_refused() -> None:
         [sys.executable, "-m", "bench", "transprot"], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 2 and "known are imports, transport" in done.stderr
+
+
+# A trace with a loop, thoughts that say "wait" and an answer, for whoever looks for them.
+TRACE = "3+4=7 : 7 9\nwait 3 4 9\nanswer 3+4+9\n" * 9 + "answer 3+4\n"
+
+
+def writer() -> ScriptedEngine:
+    return ScriptedEngine(script=(TRACE, "1+2=3 : 3\nanswer 1+2\n", "7\n" * 100))
+
+
+def test_policies_that_never_act_write_the_chains_of_plain_streaming() -> None:
+    table = asyncio.run(overhead.run([writer()], pairs=1, concurrency=4, waves=2))
+    assert [row.cells[4] for row in table.rows[1:]] == ["8 of 8"] * 2
+    spent = [sample.tokens for row in table.rows for sample in row.data["samples"]]
+    assert len(set(spent)) == 1 and len(TRACE) <= spent[0]
+
+
+def test_a_policy_that_acts_is_not_measured() -> None:
+    async def main() -> None:
+        policy = {"name": "budget_forcing", "max_thinking": 10}
+        configuration = solving.configuration("single", writer(), chain_policy=policy)
+        async with solving.runner(2) as runner:
+            await overhead.Writing(runner, configuration, solving.dev(2))()
+
+    with pytest.raises(RuntimeError, match="acted on problem"):
+        asyncio.run(main())
+
+
+def test_an_engine_that_does_not_start_is_a_note() -> None:
+    class Absent(ScriptedEngine):
+        async def start(self) -> None:
+            raise EngineUnavailable("there is no GPU")
+
+    table = asyncio.run(overhead.run([Absent("x")], 1, 1, 1))
+    assert (table.rows, table.notes) == ([], ["scripted/x did not run here: there is no GPU"])
+
+
+def test_utilisation_counts_while_all_problems_are_in_flight() -> None:
+    def script(prompt: str, key: int) -> Line:
+        return Line(TRACE[: 40 * (1 + sum(map(ord, prompt)) % 7)])  # problems end one by one
+
+    policy, prm = ScriptedEngine(script=script), ScriptedEngine("prm", rewards=lambda text: 0.5)
+    table = asyncio.run(utilisation.run(policy, prm, rounds=1, concurrency=2, waves=3))
+    found = [row.data["samples"][0] for row in table.rows]
+    for sample in found:
+        assert sample.requests == 6 and 0 <= sample.right <= 6
+        assert 0 < sample.tokens - sample.scored <= sample.usage.tokens
+        assert 0 < sample.scored <= sample.usage.verifier_prefill
+    # Best-of-N's last problem decodes on with none beside it.
+    assert found[0].tokens - found[0].scored < found[0].usage.tokens
+
+
+def test_problems_a_minute_are_the_policys_rate_over_its_tokens_a_problem() -> None:
+    sample = utilisation.Busy(500, 5, 10.0, 1.0, 100, Usage(tokens=1000), 0)
+    assert sample.problems_a_minute == 60 * (500 - 100) / 10 / 200
+
+
+def test_searches_stay_within_the_tokens_of_as_many_chains() -> None:
+    policy, prm = writer(), ScriptedEngine("prm", rewards=lambda text: len(text) % 7 / 7)
+    table = asyncio.run(wallclock.run(policy, prm, rounds=1, scale=1 / 64, problems=3))
+    budget = 3 * 4 * wallclock.CHAIN_TOKENS
+    _, *searches = (row.data["samples"][0] for row in table.rows)
+    assert all(0 < search.tokens <= budget for search in searches)
+    assert [row.cells[-1] for row in table.rows] == ["", "measured at 4", "measured at 4"]
+
+
+def test_a_scale_is_a_number_of_chains_that_beams_divide() -> None:
+    assert [wallclock.chains(scale) for scale in (1, 1 / 8, 0.1, 0)] == [256, 32, 24, 4]
+
+
+def test_cache_hits_are_a_share_of_what_was_read() -> None:
+    assert (wallclock.hits(3, 1), wallclock.hits(0, 0)) == ("75%", "-")

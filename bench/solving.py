@@ -1,0 +1,74 @@
+"""Countdown's dev problems under a strategy: what the benches of strategies have in common."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+
+from reasoning.budget import Budget
+from reasoning.configuration import Configuration
+from reasoning.engines.base import Engine, Sampling
+from reasoning.evals.tasks import Countdown
+from reasoning.naming import Spec, build
+from reasoning.problem import Problem, Solution
+from reasoning.registry import chain_policies, strategies
+from reasoning.runner import Job, Runner
+from reasoning.session import Session
+from reasoning.verifiers.prm import ProcessReward
+
+MAX_TOKENS = 640  # of a chain
+
+
+def dev(count: int) -> list[Problem]:
+    return Countdown(split="dev").problems(count)
+
+
+def configuration(
+    strategy: Spec,
+    policy: Engine,
+    prm: Engine | None = None,
+    *,
+    chain_policy: Spec = "plain",
+    budget: Budget | None = None,
+    max_tokens: int = MAX_TOKENS,
+) -> Configuration:
+    """A strategy at temperature 1, with `prm` as its verifier's model where it has one."""
+    engines, verifiers = {"policy": policy}, {}
+    if prm is not None:
+        engines["prm"] = prm
+        verifiers["verifier"] = (ProcessReward(), "prm")
+    return Configuration(
+        strategy=build(strategies, strategy),
+        policy=build(chain_policies, chain_policy),
+        engines=engines,
+        verifiers=verifiers,
+        sampling=Sampling(temperature=1.0),
+        max_tokens=max_tokens,
+        budget=budget or Budget(),
+    )
+
+
+@asynccontextmanager
+async def runner(in_flight: int) -> AsyncIterator[Runner]:
+    """A runner without journal and store; what it has loaded is freed at the end."""
+    session = Session()
+    try:
+        yield Runner(session, in_flight=in_flight)
+    finally:
+        await session.close()
+
+
+async def solved(runner: Runner, jobs: Iterable[Job]) -> AsyncIterator[tuple[Job, Solution]]:
+    """Jobs as they are done. Raises RuntimeError for one that failed."""
+    async for job, solution in runner.solve_all([job] for job in jobs):
+        if solution.status not in ("ok", "budget"):
+            raise RuntimeError(f"the benchmark failed: {solution.status}: {solution.error}")
+        yield job, solution
+
+
+async def cold(configuration: Configuration) -> None:
+    """Load its engines anew: no measurement finds another's prefixes in a cache, such as the first
+    lines that many chains have in common."""
+    for engine in configuration.engines.values():
+        await engine.close()
+        await engine.start()

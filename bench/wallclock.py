@@ -1,0 +1,148 @@
+"""How long a search takes beside best-of-N that decodes as many tokens: rounds wait, chains do not.
+
+Best-of-N draws its N chains. The searches get the tokens that so many chains take, spend them all
+where they can, and step by lines of the same cap. `scale` makes N, and the budget with it, smaller:
+256 chains of 30 problems are a million tokens.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import count
+from statistics import fmean
+
+from bench import solving
+from bench.pairs import Sample, alternate, share
+from bench.report import Row, Table, shown, verdict
+from reasoning.budget import Budget, Usage
+from reasoning.configuration import Configuration
+from reasoning.engines.base import Engine
+from reasoning.evals.statistics import paired_ratio
+from reasoning.naming import Spec
+from reasoning.problem import Problem
+from reasoning.runner import Job, Runner
+
+FULL, WIDTH = 256, 4
+CHAIN_TOKENS = 140  # of a mean chain of the shipped policy
+GOAL = 2.0
+BASELINE = "best_of_n"
+
+
+def chains(scale: float) -> int:
+    """N at a scale of the full one: a multiple of the beam's width."""
+    return max(1, round(FULL * scale / WIDTH)) * WIDTH
+
+
+def strategies(n: int) -> dict[str, tuple[Spec, Budget]]:
+    """The contenders, with what each may spend on a problem."""
+    budget, steps = Budget(tokens=CHAIN_TOKENS * n), {"step_tokens": 48, "reserve": 160}
+    return {
+        BASELINE: ({"name": "best_of_n", "n": n}, Budget()),
+        "beam": ({"name": "beam", "n": n, "beam_width": WIDTH, **steps}, budget),
+        # Eight states at once, and on past the first goal, for as long as there are tokens.
+        "a_star": (
+            {
+                "name": "a_star",
+                "k": WIDTH,
+                "expand_batch": 8,
+                "goal_mode": "collect_m",
+                "m": n,
+                **steps,
+            },
+            budget,
+        ),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Search(Sample):
+    """usage: of all its problems."""
+
+    usage: Usage
+
+
+class Searching:
+    """The same problems in every measurement, with other luck, from cold caches."""
+
+    def __init__(
+        self, runner: Runner, configuration: Configuration, problems: Sequence[Problem]
+    ) -> None:
+        self._runner = runner
+        self._configuration = configuration
+        self._problems = problems
+        self._replicates = count()
+
+    async def __call__(self) -> Search:
+        replicate = next(self._replicates)
+        jobs = [Job(problem, self._configuration, replicate) for problem in self._problems]
+        await solving.cold(self._configuration)
+        usage = Usage()
+        began, cpu = time.perf_counter(), time.process_time()
+        async for _, solution in solving.solved(self._runner, jobs):
+            usage += solution.usage
+        taken = time.perf_counter() - began, time.process_time() - cpu
+        return Search(usage.tokens, len(jobs), *taken, usage)
+
+
+async def run(
+    policy: Engine,
+    prm: Engine,
+    rounds: int,
+    scale: float,
+    problems: int,
+    max_tokens: int = solving.MAX_TOKENS,
+) -> Table:
+    n = chains(scale)
+    table = Table(
+        "wallclock",
+        f"Searches against best-of-{n}, {policy.name}, {problems} problems at once, "
+        f"{rounds} alternating rounds",
+        (
+            "strategy",
+            "seconds",
+            "tokens",
+            "seconds / best-of-N [95 %]",
+            "a token [95 %]",
+            "policy cache hits",
+            "verifier cache hits",
+            f"goal: a token < {GOAL:g} at N = {FULL}",
+        ),
+    )
+    async with solving.runner(problems) as runner:
+        contenders = {}
+        for name, (strategy, budget) in strategies(n).items():
+            configuration = solving.configuration(
+                strategy, policy, prm, budget=budget, max_tokens=max_tokens
+            )
+            await runner.bind(configuration)
+            contenders[name] = Searching(runner, configuration, solving.dev(problems))
+        found = await alternate(contenders, rounds)
+    for name, samples in found.items():
+        table.add(_row(name, samples, found[BASELINE], n))
+    return table
+
+
+def _row(name: str, samples: list[Search], base: list[Search], n: int) -> Row:
+    longer = paired_ratio([s.seconds for s in samples], [s.seconds for s in base])
+    a_token = share(base, samples)
+    spent = Usage.sum(s.usage for s in samples)
+    goal = verdict(a_token.high < GOAL) if n == FULL else f"measured at {n}"
+    compared = ("1", "1") if name == BASELINE else (shown(longer), shown(a_token))
+    cells = (
+        name,
+        f"{fmean(s.seconds for s in samples):.1f}",
+        f"{fmean(s.tokens for s in samples):,.0f}",
+        *compared,
+        hits(spent.cached, spent.prefill),
+        hits(spent.verifier_cached, spent.verifier_prefill),
+        "" if name == BASELINE else goal,
+    )
+    return Row(cells, {"samples": samples})
+
+
+def hits(cached: int, computed: int) -> str:
+    """The share of prompt tokens that came from a prefix cache."""
+    read = cached + computed
+    return f"{cached / read:.0%}" if read else "-"
