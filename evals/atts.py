@@ -29,9 +29,10 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from reasoning.errors import DataError, ReasoningError
-from reasoning.evals import records
+from reasoning.evals import markdown, records
 from reasoning.evals.statistics import Estimate, paired_ratio
 from reasoning.strategies.chains.banks import BankFile
 from reasoning.strategies.chains.conformal import Group, interval
@@ -230,8 +231,12 @@ def _json(path: Path) -> Any:
 
 
 def rich_table(rows: Sequence[Row]) -> Table:
-    """The rows for a terminal."""
-    table = Table("configuration", "turn", "chunks", "coin", "achieved", "nominal", "within?")
+    """The rows for a terminal; below them, which lie outside their interval."""
+    outside = "; ".join(row.name for row in rows if row.within is False)
+    caption = f"outside their interval: {outside}" if outside else "all rows are within"
+    table = Table(caption=Text(caption))
+    for name in ("configuration", "turn", "chunks", "coin", "achieved", "nominal", "within?"):
+        table.add_column(name, justify="left" if name == "configuration" else "right")
     for row in rows:
         low, high = row.interval or (math.nan, math.nan)
         over = row.over_problems
@@ -258,6 +263,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     write.add_argument("--label", help="of the configuration, where the run holds several")
     show = commands.add_parser("report", help="achieved and nominal takeover rates")
     show.add_argument("runs", type=Path, nargs="+")
+    show.add_argument("--into", type=Path, help="a Markdown file with markers `atts`")
     given = parser.parse_args(arguments)
     console = Console()
     if given.command == "bank":
@@ -269,10 +275,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = report(records.read(given.runs))
     if not rows:
         raise DataError("no record holds decisions of ATTS; was `chain_policy: atts` run here?")
-    console.print(rich_table(rows))
-    outside = [row.name for row in rows if row.within is False]
-    text = f"outside their interval: {'; '.join(outside)}" if outside else "all rows are within"
-    console.print(text, markup=False, highlight=False)
+    drawn = rich_table(rows)
+    console.print(drawn)
+    if given.into:
+        markdown.place(given.into, "atts", drawn, "reasoning.evals.atts")
 
 
 if __name__ == "__main__":

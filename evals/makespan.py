@@ -42,6 +42,7 @@ from reasoning.engines.base import (
 )
 from reasoning.engines.scripted import Line, ScriptedEngine, VirtualTimeLoop
 from reasoning.errors import ConfigError, DataError, ReasoningError
+from reasoning.evals import markdown
 from reasoning.evals.tasks import Countdown
 from reasoning.problem import Problem
 from reasoning.randomness import key, uniform
@@ -235,6 +236,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         command.add_argument("--turns", type=int, default=15)
         command.add_argument("--rho", type=float, default=0.25)
         command.add_argument("--repeats", type=int, default=10)
+        command.add_argument(
+            "--into", type=Path, help="a Markdown file with markers `makespan-play`, `...-real`"
+        )
     given = parser.parse_args(arguments)
     console = Console()
     if given.command == "measure":
@@ -242,7 +246,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         given.out.write_text(times.model_dump_json() + "\n", encoding="utf-8")
         console.print(f"{given.out}: {len(times.draft)} chunks", markup=False, highlight=False)
         return
-    console.print(_table(given, _pairs(given)))
+    drawn = _table(given, _pairs(given))
+    console.print(drawn)
+    if given.into:
+        markdown.place(given.into, f"makespan-{given.command}", drawn, "reasoning.evals.makespan")
 
 
 def _pairs(given: argparse.Namespace) -> dict[int, list[tuple[float, float]]]:

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from rich.table import Table
 
 from reasoning.errors import ConfigError, DataError
 from reasoning.evals.table import COSTS, Row, cells, header, totals
@@ -40,6 +44,23 @@ def render(
         lines.append(_line([*texts, _code(commands[row.run])]))
     lines += ["", f"Costs are means of a question; {totals(made)}."]
     return "\n".join(lines)
+
+
+def grid(table: Table) -> str:
+    """A terminal's table as Markdown: its title, the cells as plain text, its caption."""
+    columns = [[column.header, *column.cells] for column in table.columns]
+    header, *body = [[escaped(str(cell)) for cell in row] for row in zip(*columns, strict=True)]
+    rules = "|" + "|".join("---" if c.justify == "left" else "---:" for c in table.columns) + "|"
+    parts = [] if table.title is None else [f"{escaped(str(table.title))}:", ""]
+    parts += [_line(header), rules, *map(_line, body)]
+    parts += [] if table.caption is None else ["", escaped(str(table.caption))]
+    return "\n".join(parts)
+
+
+def place(path: Path, name: str, table: Table, module: str) -> None:
+    """Put a table between a document's markers, with the command that runs: `module`'s."""
+    command = f"python -m {module} {shlex.join(sys.argv[1:])}"
+    replace(path, name, f"{grid(table)}\n\n{_code(command)}")
 
 
 def escaped(text: str) -> str:

@@ -29,7 +29,7 @@ from rich.text import Text
 from reasoning.costs.kinetics import HARDWARE, ModelShape
 from reasoning.costs.roofline import Roofline
 from reasoning.errors import ConfigError, ReasoningError
-from reasoning.evals import records
+from reasoning.evals import markdown, records
 from reasoning.evals.statistics import Estimate, paired_ratio
 from reasoning.evals.table import printable
 
@@ -172,13 +172,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--draft", default="DeepSeek-R1-Distill-Qwen-1.5B")
     parser.add_argument("--hardware", default="H100-SXM", help=", ".join(HARDWARE))
     parser.add_argument("--devices", type=int, default=1)
+    parser.add_argument("--into", type=Path, help="a Markdown file with markers `roofline`")
     given = parser.parse_args(arguments)
     pair = Pair.named(given.target, given.draft, given.hardware, given.devices)
     title = (
         f"predicted by roofline: {given.target} with {given.draft} on {given.devices} x "
         f"{given.hardware}, t_draft/t_target = {pair.token_ratio:.3f}"
     )
-    Console().print(table(rows(records.read(given.runs), pair, given.baseline), title))
+    drawn = table(rows(records.read(given.runs), pair, given.baseline), title)
+    Console().print(drawn)
+    if given.into:
+        markdown.place(given.into, "roofline", drawn, "reasoning.evals.roofline")
 
 
 if __name__ == "__main__":

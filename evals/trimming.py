@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from reasoning.errors import ConfigError
+from reasoning.evals import markdown
 from reasoning.evals.grading import Outcome, grade
 from reasoning.evals.statistics import Estimate, Floats, bootstrap_means, percentile
 from reasoning.evals.transcripts import Transcripts, samples
@@ -227,6 +228,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m reasoning.evals.trimming")
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--half", choices=("tune", "report"), help="in place of the recipe's")
+    parser.add_argument("--into", type=Path, help="a Markdown file with markers `trimming`")
     given = parser.parse_args(arguments)
     recipe = Recipe.load(given.recipe)
     task = recipe.build_task()
@@ -237,8 +239,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     counted = tekken()
     chains = asyncio.run(written(recipe, task, counted or (lambda text: 0)))
     unit = f"tokens: {TEKKEN}" if counted else "tokens: no tokenizer is installed"
-    console = Console(width=160)
-    console.print(table(rows(chains), f"transcripts, half {task.half}; {unit}"))
+    drawn = table(rows(chains), f"transcripts, half {task.half}; {unit}")
+    Console(width=160).print(drawn)
+    if given.into:
+        markdown.place(given.into, "trimming", drawn, "reasoning.evals.trimming")
 
 
 if __name__ == "__main__":

@@ -33,7 +33,6 @@ SIZES: dict[str, dict[str, Any]] = {
     "policy": {"hidden_size": 256, "layers": 4, "heads": 4, "kv_heads": 2, "mlp": 768, "lr": 2e-3},
     "draft": {"hidden_size": 128, "layers": 3, "heads": 2, "kv_heads": 1, "mlp": 384, "lr": 3e-3},
 }
-TOKENS_A_STEP = 8192
 NEWLINE, WAIT, ANSWER = (2 + tokenizer.CHARACTERS.index(c) for c in "\nwa")
 # On a CPU the backward pass of fused attention is half again slower at these lengths.
 ATTENTION = {"cpu": "eager", "cuda": "sdpa"}
@@ -70,13 +69,13 @@ def encode(pairs: list[tuple[str, str]]) -> list[tuple[list[int], int]]:
 
 
 def batches(
-    examples: list[tuple[list[int], int]], rng: random.Random
+    examples: list[tuple[list[int], int]], tokens_a_step: int, rng: random.Random
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """One epoch of (ids, labels), each about TOKENS_A_STEP tokens of similar lengths."""
+    """One epoch of (ids, labels), each at most `tokens_a_step` tokens of similar lengths."""
     order = sorted(range(len(examples)), key=lambda i: (len(examples[i][0]), rng.random()))
     groups: list[list[int]] = [[]]
     for i in order:
-        if (len(groups[-1]) + 1) * len(examples[i][0]) > TOKENS_A_STEP and groups[-1]:
+        if (len(groups[-1]) + 1) * len(examples[i][0]) > tokens_a_step and groups[-1]:
             groups.append([])
         groups[-1].append(i)
     rng.shuffle(groups)
@@ -103,6 +102,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--lr", type=float, help="peak learning rate; default: the size's")
     parser.add_argument("--start", type=Path, help="a checkpoint to start from, not at random")
+    parser.add_argument("--tokens-a-step", type=int, default=8192)
     parser.add_argument("--decision-weight", type=float, default=1.0)
     parser.add_argument("--insight", type=float, nargs=2, default=data.Manner.insight)
     parser.add_argument("--patience", type=int, nargs=2, default=data.Manner.patience)
@@ -142,7 +142,7 @@ def train(args: argparse.Namespace, examples: list[tuple[list[int], int]]) -> No
     began, saved = time.monotonic() - spent, time.monotonic()
     running, decided = 0.0, 0.0
     while True:
-        made = batches(examples, random.Random(f"{args.seed}/{epoch}"))
+        made = batches(examples, args.tokens_a_step, random.Random(f"{args.seed}/{epoch}"))
         for ids, labels in made[step - epoch * len(made) :]:  # where a resumed run had come to
             spent = time.monotonic() - began
             progress = spent / (args.minutes * 60)

@@ -45,6 +45,8 @@ WORTHS = (0.0, 0.05, 0.15, 0.4, 1.0)
 PROCESSES = 2  # that write the generator's traces
 # Weight of the answer line, where selection happens; the others weigh 1.
 ANSWER_WEIGHT = 2.0
+# Sequences a step: to learn a comparison takes steps, not tokens.
+BATCH = 12
 
 
 class Chances:
@@ -189,6 +191,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--problems", type=int, default=2400)
     parser.add_argument("--samples", type=int, default=12)
+    parser.add_argument("--held", type=int, default=200, help="problems to measure on")
+    parser.add_argument("--lr", type=float, default=5e-4, help="peak learning rate")
     parser.add_argument("--traces", type=int, default=16_000, help="of the generator, added")
     parser.add_argument("--start", type=Path, help="a reward model to go on from, not the policy")
     parser.add_argument("--minutes", type=float, default=12)
@@ -204,7 +208,7 @@ def main() -> None:
                 args.policy,
                 args.seed,
                 ("train", args.problems, args.samples),
-                ("calibrate", 200, args.samples),
+                ("calibrate", args.held, args.samples),
             )
         )
         kept.write_text(json.dumps([[written(r) for r in part] for part in drawn]))
@@ -222,7 +226,7 @@ def main() -> None:
         dtype=torch.float32,
         attn_implementation=ATTENTION[device],
     ).to(device)
-    train(model, examples, args.minutes, args.seed)
+    train(model, examples, args.minutes, args.lr, args.seed)
     measured = measure(model, [e for r in held if (e := example(r, chances)) is not None])
     print(measured, flush=True)
     model.to("cpu", torch.bfloat16).save_pretrained(str(args.out))
@@ -241,18 +245,23 @@ def main() -> None:
 
 
 def train(
-    model: Qwen3ForTokenClassification, examples: list[Example], minutes: float, seed: int
+    model: Qwen3ForTokenClassification,
+    examples: list[Example],
+    minutes: float,
+    peak: float,
+    seed: int,
 ) -> None:
-    optimizer = torch.optim.AdamW(model.parameters(), 5e-4, betas=(0.9, 0.98), weight_decay=0.01)
+    """AdamW, linear warm-up and cosine over the minutes; binary cross-entropy at line ends."""
+    optimizer = torch.optim.AdamW(model.parameters(), peak, betas=(0.9, 0.98), weight_decay=0.01)
     began, step, running = time.monotonic(), 0, 0.0
     model.train()
     for epoch in range(1000):
-        for group in batches(examples, random.Random(f"{seed}/{epoch}"), 64):
+        for group in batches(examples, random.Random(f"{seed}/{epoch}"), BATCH):
             progress = (time.monotonic() - began) / (minutes * 60)
             if progress >= 1:
                 model.eval()
                 return
-            rate = 5e-4 * min(1.0, (step + 1) / 30) * 0.5 * (1 + math.cos(math.pi * progress))
+            rate = peak * min(1.0, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * progress))
             for parameters in optimizer.param_groups:
                 parameters["lr"] = max(rate, 1e-6)
             logits, targets, shares = forward(model, group)
@@ -263,8 +272,8 @@ def train(
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             step += 1
-            running = loss.item() if step == 1 else 0.98 * running + 0.02 * loss.item()
-            if step % 25 == 0:
+            running = loss.item() if step == 1 else 0.99 * running + 0.01 * loss.item()
+            if step % 100 == 0:
                 print(f"{step} epoch {epoch} loss {running:.4f}", flush=True)
 
 

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from reasoning.errors import ConfigError, DataError
 from reasoning.evals.curves import of_rows, reach_ratio, shared_questions
-from reasoning.evals.markdown import escaped, render, replace
+from reasoning.evals.markdown import escaped, place, render, replace
 from reasoning.evals.plot import plot
 from reasoning.evals.table import header, percent, rich_table, rows, totals
 
@@ -265,3 +265,27 @@ def test_what_cannot_be_plotted_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="one split"):
         plot(rows([record(), record(split="dev")], replicates=50), tmp_path / "a.png")
     plot(made, tmp_path / "one.png")  # a single point has no decade
+
+
+def test_a_terminal_table_becomes_a_markdown_grid(tmp_path: Path) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(title=Text("of |runs|"), caption="two rows")
+    drawn.add_column("label", justify="left")
+    drawn.add_column("%", justify="right")
+    drawn.add_row(Text("[bold]a*"), "1.0")
+    drawn.add_row("b", Text("2.0"))
+    document = tmp_path / "README.md"
+    document.write_text("<!-- table:x -->\n<!-- /table:x -->\n")
+    place(document, "x", drawn, "reasoning.evals.x")
+    lines = document.read_text().splitlines()
+    assert lines[1:6] == [
+        r"of \|runs\|:",
+        "",
+        "| label | % |",
+        "|---|---:|",
+        r"| \[bold\]a\* | 1.0 |",
+    ]
+    assert lines[6:10] == ["| b | 2.0 |", "", "two rows", ""]
+    assert lines[10].startswith("`python -m reasoning.evals.x")
