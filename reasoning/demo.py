@@ -27,7 +27,7 @@ def recipe(count: int) -> Recipe:
         task={"name": "countdown", "split": "test", "numbers": 4, "count": count},
         models=dict(SHIPPED_MODELS),
         verifiers=dict(SHIPPED_VERIFIERS),
-        sampling=[SamplingSpec(max_tokens=640)],
+        sampling=[SamplingSpec(temperature=0.6, max_tokens=640)],
         strategies=[
             "single",
             {"name": "majority", "n": [4, 16]},
