@@ -230,14 +230,17 @@ def _json(path: Path) -> Any:
         raise DataError(f"{path} cannot be read: {error}") from None
 
 
-def rich_table(rows: Sequence[Row]) -> Table:
-    """The rows for a terminal; below them, which lie outside their interval."""
+def rich_table(rows: Sequence[Row], *, turns: bool = True) -> Table:
+    """The rows for a terminal, those of single turns as well or not; below them, which of all
+    lie outside their interval."""
     outside = "; ".join(row.name for row in rows if row.within is False)
     caption = f"outside their interval: {outside}" if outside else "all rows are within"
     table = Table(caption=Text(caption))
     for name in ("configuration", "turn", "chunks", "coin", "achieved", "nominal", "within?"):
         table.add_column(name, justify="left" if name == "configuration" else "right")
     for row in rows:
+        if row.turn is not None and not turns:
+            continue
         low, high = row.interval or (math.nan, math.nan)
         over = row.over_problems
         table.add_row(
@@ -263,7 +266,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     write.add_argument("--label", help="of the configuration, where the run holds several")
     show = commands.add_parser("report", help="achieved and nominal takeover rates")
     show.add_argument("runs", type=Path, nargs="+")
-    show.add_argument("--into", type=Path, help="a Markdown file with markers `atts`")
+    show.add_argument("--into", type=Path, help="a Markdown file with markers `atts`, for totals")
     given = parser.parse_args(arguments)
     console = Console()
     if given.command == "bank":
@@ -275,10 +278,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = report(records.read(given.runs))
     if not rows:
         raise DataError("no record holds decisions of ATTS; was `chain_policy: atts` run here?")
-    drawn = rich_table(rows)
-    console.print(drawn)
+    console.print(rich_table(rows))
     if given.into:
-        markdown.place(given.into, "atts", drawn, "reasoning.evals.atts")
+        markdown.place(given.into, "atts", rich_table(rows, turns=False), "reasoning.evals.atts")
 
 
 if __name__ == "__main__":
