@@ -161,7 +161,11 @@ def table(
         draw(made, plot)
         console.print(f"plot written to {plot}", markup=False)
     if into is not None:
-        commands = {row.run: records.command(folder) for folder in folders for row in made}
+        commands = {
+            record["run"]: records.command(folder)
+            for folder in folders
+            for record in records.read([folder])
+        }
         changed = markdown.replace(into, name, markdown.render(made, commands, costs=columns))
         console.print(f"{into} {'changed' if changed else 'is up to date'}", markup=False)
 

@@ -344,9 +344,10 @@ async def _decoded(draft: Draft, observers: list[Observer]) -> tuple[Action | No
                         return next((o.limited(draft) for o in passed), action), False
     draft.follow(stream.chain)
     finish = draft.chain.finish
-    # A token may go on behind the stop that it completes. A stop of the recipe's ends the chain.
-    new = draft.chain.text[began:]
-    theirs = any(stop in new for stop in own.stop) or draft.chain.ids[-1] in own.stop_ids
+    # A token may go on behind the stop that it completes. A stop of the recipe's ends the chain,
+    # which has no token yet where Ctrl-C or the clock came first.
+    new, last = draft.chain.text[began:], draft.chain.ids[-1:]
+    theirs = any(stop in new for stop in own.stop) or any(token in own.stop_ids for token in last)
     stopped = bool(stops) and finish == "stop" and not draft.ended and not theirs
     if stopped or (draft.thinking and draft.ended):
         for observer in observers:

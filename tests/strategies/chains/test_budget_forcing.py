@@ -172,3 +172,11 @@ def test_a_run_replays_as_it_went(tmp_path: Any) -> None:
     again, two = write(engine, policy(n_ignore=3, max_thinking=30), 4, **settings)
     assert engine.totals.requests == asked and again == first
     assert dataclasses.replace(one.usage, reused=0) == dataclasses.replace(two.usage, reused=0)
+
+
+@pytest.mark.parametrize("settings", [{}, {"max_thinking": 5}, {"n_ignore": 1}])
+def test_a_clock_that_ends_before_the_first_token_is_a_deadline(settings: dict[str, Any]) -> None:
+    slow = [Line(TEXT, seconds=100.0)]
+    _, plain = write(ScriptedEngine(script=slow), "plain", budget=Budget(seconds=0.5))
+    _, ours = write(ScriptedEngine(script=slow), policy(**settings), budget=Budget(seconds=0.5))
+    assert (ours.status, ours.usage.tokens) == (plain.status, plain.usage.tokens) == ("deadline", 0)
