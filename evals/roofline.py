@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -30,9 +29,10 @@ from reasoning.costs.kinetics import HARDWARE, ModelShape
 from reasoning.costs.roofline import Roofline
 from reasoning.errors import ConfigError, ReasoningError
 from reasoning.evals import markdown, records
-from reasoning.evals.statistics import Estimate, paired_ratio
-from reasoning.evals.table import printable
+from reasoning.evals import table as tables
+from reasoning.evals.table import Row
 
+COSTS = ("seconds", "policy.tokens", "draft.tokens")
 # What `ModelShape` needs of published models, from their config.json.
 SHAPES: dict[str, dict[str, Any]] = {
     "QwQ-32B": {
@@ -103,50 +103,13 @@ def _seconds(model: Roofline, usage: Mapping[str, float]) -> float:
     return asks * (model.seconds(prefill, cached) + decoding)
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A configuration: mean tokens by role, predicted seconds, and their ratio to the baseline's
-    on the problems that both have (None: it is the baseline)."""
-
-    label: str
-    problems: int
-    target_tokens: float
-    draft_tokens: float
-    seconds: float
-    ratio: Estimate | None
-
-
 def rows(found: Iterable[Mapping[str, Any]], pair: Pair, baseline: str) -> list[Row]:
-    """One for each label, in order of appearance. Raises ConfigError without the baseline."""
-    groups: dict[str, dict[str, list[Mapping[str, Any]]]] = {}
-    for record in found:
-        groups.setdefault(record["label"], {}).setdefault(record["problem"], []).append(record)
-    if baseline not in groups:
-        raise ConfigError(f"no row {baseline!r}; rows are {', '.join(groups)}")
+    """The rows of the records' table, with predicted seconds in place of measured ones.
 
-    def mean(records: list[Mapping[str, Any]], role: str) -> float:
-        return float(np.mean([r["roles"].get(role, {}).get("tokens", 0) for r in records]))
-
-    took = {
-        label: {
-            p: sum(pair.seconds(r["roles"]) for r in of) / len(of) for p, of in problems.items()
-        }
-        for label, problems in groups.items()
-    }
-    made = []
-    for label, problems in groups.items():
-        shared = sorted(took[label].keys() & took[baseline].keys())
-        if not shared:
-            raise ConfigError(f"{label!r} and {baseline!r} have no problem in common")
-        mine, other = ([took[of][p] for p in shared] for of in (label, baseline))
-        target, draft = (
-            float(np.mean([mean(of, role) for of in problems.values()]))
-            for role in ("policy", "draft")
-        )
-        seconds = sum(took[label].values()) / len(problems)
-        ratio = None if label == baseline else paired_ratio(mine, other)
-        made.append(Row(label, len(problems), target, draft, seconds, ratio))
-    return made
+    Raises ConfigError without the baseline.
+    """
+    priced = ({**record, "seconds": pair.seconds(record["roles"])} for record in found)
+    return tables.rows(priced, baseline=baseline, costs=COSTS)
 
 
 def table(made: Sequence[Row], title: str) -> Table:
@@ -154,11 +117,10 @@ def table(made: Sequence[Row], title: str) -> Table:
     for name in ("strategy", "n", "target tokens", "draft tokens", "predicted s", "ratio [95 %]"):
         drawn.add_column(Text(name), justify="left" if name == "strategy" else "right")
     for row in made:
-        ratio = row.ratio
-        shown = f"{ratio.value:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]" if ratio else "1"
-        amounts = [f"{v:,.0f}" for v in (row.problems, row.target_tokens, row.draft_tokens)]
-        texts = [printable(row.label), *amounts, f"{row.seconds:.3g}", shown]
-        drawn.add_row(*map(Text, texts))
+        amounts = [len(row.scores), row.cost("policy.tokens"), row.cost("draft.tokens")]
+        shown = tables.ratio(row.ratios["seconds"]) if row.ratios else "1"
+        texts = [tables.printable(row.label), *(f"{amount:,.0f}" for amount in amounts)]
+        drawn.add_row(*map(Text, (*texts, f"{row.cost('seconds'):.3g}", shown)))
     return drawn
 
 

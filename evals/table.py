@@ -155,7 +155,7 @@ def cells(row: Row, made: Sequence[Row], costs: Sequence[str] = COSTS) -> list[s
     out = [*texts, f"{len(row.scores):,}", row.measure]
     out += [percent(row.value), *(_amount(row.cost(name)) for name in costs)]
     if row.difference is not None:
-        out += [percent(row.difference, sign="+"), _ratio(row.ratios[costs[0]])]
+        out += [percent(row.difference, sign="+"), ratio(row.ratios[costs[0]])]
     elif _differs(made):
         out += ["baseline", "1"]
     return out
@@ -183,6 +183,13 @@ def percent(estimate: Estimate, sign: str = "") -> str:
     """`41.3 [38.0, 44.6]`, in percent (of differences: percentage points)."""
     low, high = 100 * estimate.low, 100 * estimate.high
     return f"{100 * estimate.value:{sign}.1f} [{low:{sign}.1f}, {high:{sign}.1f}]"
+
+
+def ratio(estimate: Estimate) -> str:
+    """`0.31 [0.22, 0.40]`, or `-` where the baseline has none of it."""
+    if np.isnan(estimate.value):
+        return "-"
+    return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
 
 
 def _budgeted(made: Sequence[Row]) -> bool:
@@ -300,9 +307,3 @@ def _amount(value: float) -> str:
     if abs(value) >= 1e7:
         return f"{value:.3g}"
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-
-
-def _ratio(estimate: Estimate) -> str:
-    if np.isnan(estimate.value):
-        return "-"
-    return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"

@@ -52,6 +52,14 @@ class ModelShape:
             gqa=heads / kv_heads,
         )
 
+    def flops(self, start: float, end: float) -> float:
+        """Of the tokens from position `start` to `end`, prefilled or decoded.
+
+        Attention over a context of c costs 2 r D c a token (r D from equation 1).
+        """
+        attention = self.gqa * self.kv_elements
+        return 2 * self.parameters * (end - start) + attention * (end**2 - start**2)
+
 
 @dataclass(frozen=True, slots=True)
 class CostModel:
@@ -67,16 +75,8 @@ class CostModel:
     token_price: float = 0.0
 
     def flops(self, context: int, new: int, prefill: int) -> float:
-        """FLOPs to prefill the last `prefill` of `context` tokens and then decode `new` more.
-
-        Attention over a context of c costs 2 r D c a token (r D from equation 1).
-        """
-        if self.shape is None:
-            return 0.0
-        attention = self.shape.gqa * self.shape.kv_elements
-        start = context - prefill
-        end = context + new
-        return 2 * self.shape.parameters * (prefill + new) + attention * (end**2 - start**2)
+        """FLOPs to prefill the last `prefill` of `context` tokens and then decode `new` more."""
+        return 0.0 if self.shape is None else self.shape.flops(context - prefill, context + new)
 
     def eflops(self, context: int, new: int, prefill: int, *, shared: int = 0) -> float:
         """Kinetics eFLOPs: compute plus intensity times the KV bytes that decoding reads.

@@ -28,8 +28,7 @@ class Roofline:
     def seconds(self, new: float, context: float, chains: int = 1) -> float:
         """A pass over `new` tokens of each of `chains` chains, each after `context` tokens."""
         peak, bandwidth = HARDWARE[self.hardware]
-        attention = self.shape.gqa * self.shape.kv_elements
         end = context + new
-        flops = 2 * self.shape.parameters * new + attention * (end**2 - context**2)
+        flops = self.shape.flops(context, end)
         read = BYTES * (self.shape.parameters + chains * self.shape.kv_elements * end)
         return max(chains * flops / peak, read / bandwidth) / self.devices

@@ -34,7 +34,9 @@ def test_the_named_pair_has_the_sizes_of_its_names() -> None:
 
 
 def _record(label: str, problem: str, **roles: dict[str, float]) -> dict[str, object]:
-    return {"label": label, "problem": problem, "roles": roles}
+    what = {"run": "r", "configuration": label, "label": label, "strategy": "single"}
+    what |= {"task": "countdown", "split": "test", "grade": "wrong", "problem": problem}
+    return {**what, "oracle": False, "roles": roles}
 
 
 def test_work_of_the_draft_costs_its_share_and_readings_one_pass_each() -> None:
@@ -52,19 +54,19 @@ def test_work_of_the_draft_costs_its_share_and_readings_one_pass_each() -> None:
     ]
     base, drafted, half = rows(found, PAIR, "plain")
     step = PAIR.target.seconds(1, 0)
-    assert base.ratio is None and base.target_tokens == 150 and base.draft_tokens == 0
-    assert base.seconds == pytest.approx(151 * step, rel=0.01)
+    assert not base.ratios
+    assert base.cost("policy.tokens") == 150 and base.cost("draft.tokens") == 0
+    assert base.cost("seconds") == pytest.approx(151 * step, rel=0.01)
     # 10 readings are 10 passes of the target; 100 drafted tokens and a prefill 101 of the draft.
     expected = 10 + 101 * PAIR.token_ratio
-    assert drafted.seconds == pytest.approx(expected * step, rel=0.01)
-    assert drafted.ratio is not None
-    assert drafted.ratio.value == pytest.approx(expected / 151, rel=0.01)
+    assert drafted.cost("seconds") == pytest.approx(expected * step, rel=0.01)
+    assert drafted.ratios["seconds"].value == pytest.approx(expected / 151, rel=0.01)
     # Only the problem that both have is compared.
-    assert half.ratio is not None and half.ratio.value == pytest.approx(101 / 201, rel=0.01)
+    assert half.ratios["seconds"].value == pytest.approx(101 / 201, rel=0.01)
 
 
 def test_what_is_not_known_is_named() -> None:
     with pytest.raises(ConfigError, match="'GPT-9' is not known; known are QwQ-32B"):
         Pair.named("GPT-9", "QwQ-32B", "H100-SXM")
-    with pytest.raises(ConfigError, match="no row 'plain'; rows are other"):
+    with pytest.raises(ConfigError, match="no row 'plain' on countdown test; rows are other"):
         rows([_record("other", "a")], PAIR, "plain")
