@@ -8,7 +8,7 @@ that builds on it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from reasoning.engines.base import Engine, SampleRequest, Sampling, Stream
@@ -39,6 +39,14 @@ class Rollout:
     right: bool
     verdicts: tuple[Verdict, ...]
 
+    @classmethod
+    def of(
+        cls, problem: CountdownProblem, prompt_ids: Sequence[int], ids: Sequence[int], text: str
+    ) -> Rollout:
+        """A sample, judged."""
+        verdicts = judged(problem, text)
+        return cls(problem, tuple(prompt_ids), tuple(ids), text, right(problem, text), verdicts)
+
 
 async def roll(
     engine: Engine,
@@ -55,10 +63,7 @@ async def roll(
         ids = tuple(engine.tokenizer.render([{"role": "user", "content": content}]))
         streams = tuple(Stream(key("rollout", seed, problem.id, i)) for i in range(samples))
         reply = await engine.sample(SampleRequest(ids, max_tokens, Sampling(), streams))
-        return [
-            Rollout(problem, ids, c.ids, c.text, right(problem, c.text), judged(problem, c.text))
-            for c in reply.completions
-        ]
+        return [Rollout.of(problem, ids, c.ids, c.text) for c in reply.completions]
 
     return [r for found in await asyncio.gather(*map(one, problems)) for r in found]
 

@@ -33,7 +33,7 @@ from transformers import Qwen3ForTokenClassification
 from reasoning.engines import weights
 from reasoning.evals.countdown import data, manifest, tokenizer
 from reasoning.evals.countdown.problems import CountdownProblem, Split, problems
-from reasoning.evals.countdown.rollouts import Rollout, Verdict, judged, right, roll
+from reasoning.evals.countdown.rollouts import Rollout, Verdict, roll
 from reasoning.evals.countdown.train_policy import ATTENTION, computes_in_bf16, encode
 from reasoning.solver import engine
 
@@ -106,9 +106,7 @@ def written(rollout: Rollout) -> list[Any]:
 def read(record: list[Any]) -> Rollout:
     """The rollout that `written` wrote, judged anew."""
     numbers, target, prompt_ids, ids, text = record
-    problem = CountdownProblem(tuple(numbers), target)
-    verdicts = judged(problem, text)
-    return Rollout(problem, tuple(prompt_ids), tuple(ids), text, right(problem, text), verdicts)
+    return Rollout.of(CountdownProblem(tuple(numbers), target), prompt_ids, ids, text)
 
 
 def generated(count: int, seed: int) -> list[Rollout]:
@@ -119,16 +117,7 @@ def generated(count: int, seed: int) -> list[Rollout]:
         numbers, _, target = question.partition(" = ")
         problem = CountdownProblem(tuple(map(int, numbers.split())), int(target))
         (ids, start), *_ = encode([(question, text)])
-        made.append(
-            Rollout(
-                problem,
-                tuple(ids[:start]),
-                tuple(ids[start:]),
-                text,
-                right(problem, text),
-                judged(problem, text),
-            )
-        )
+        made.append(Rollout.of(problem, ids[:start], ids[start:], text))
     return made
 
 
