@@ -155,17 +155,15 @@ def table(
     from reasoning.evals.plot import plot as draw
 
     columns = tuple(column.strip() for column in costs.split(",") if column.strip())
-    made = tables.rows(records.read(folders), baseline=baseline, costs=columns)
+    runs = {folder: list(records.read([folder])) for folder in folders}
+    found = (record for run in runs.values() for record in run)
+    made = tables.rows(found, baseline=baseline, costs=columns)
     console.print(tables.rich_table(made, costs=columns))
     if plot is not None:
         draw(made, plot)
         console.print(f"plot written to {plot}", markup=False)
     if into is not None:
-        commands = {
-            record["run"]: records.command(folder)
-            for folder in folders
-            for record in records.read([folder])
-        }
+        commands = {run[0]["run"]: records.command(folder) for folder, run in runs.items() if run}
         changed = markdown.replace(into, name, markdown.render(made, commands, costs=columns))
         console.print(f"{into} {'changed' if changed else 'is up to date'}", markup=False)
 
