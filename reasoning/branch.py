@@ -7,7 +7,9 @@ races work on a branch; the Context puts the asks of strategies and chain polici
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
@@ -209,6 +211,15 @@ class Branch:
         """Remember that an error is ending this task; what it cancels is `swept` away."""
         if error is not None and not isinstance(error, Stopped | asyncio.CancelledError):
             self.sweep(asyncio.current_task())
+
+    @contextlib.contextmanager
+    def noting(self) -> Iterator[None]:
+        """Note an error that leaves the block."""
+        try:
+            yield
+        except BaseException as error:
+            self.note_error(error)
+            raise
 
     def sweep(self, task: asyncio.Task[Any] | None) -> None:
         """Say that asks which are cancelled from now on are `swept` away, until `task` asks."""

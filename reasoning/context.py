@@ -276,53 +276,38 @@ class Context(Branch):
         engine: Engine | None = None,
     ) -> Any:
         """An ask with one indivisible reply (a JSON value)."""
-        try:
-            value = await self._asked(kind, role, what, worst, ask, engine)
-        except BaseException as error:
-            self.note_error(error)
-            raise
+        with self.noting():
+            key = self.next_key(kind)
+            what = {kind: role, **what}
+            ask_digest = digest(what, self.identity(role)) if self.journal.path else ""
+            recorded = self.journal.find(key, ask_digest, what)
+            if recorded is not None:
+                if recorded.get("lost"):
+                    # It was cancelled with its branch: as then, it does not return.
+                    await asyncio.get_running_loop().create_future()
+                value = recorded["v"]
+                self.ledger.charge(role, Usage(**recorded["u"]))
+            else:
+                self.refuse_if_stopped()
+                lease = await self.ledger.lease(role, worst, worst)
+                self.journal.intend([key])
+                try:
+                    value, usage = await self.session.call(
+                        engine or self.bindings.engines.get(role), self.deadline, ask
+                    )
+                except asyncio.CancelledError:
+                    lease.settle(Usage())
+                    if self.cancellable and not self.swept:
+                        lost: dict[str, Any] = {"v": None, "u": {}, "lost": True}
+                        self.journal.record(what, [(key, ask_digest, lost)])
+                    raise
+                except RatingFailed as failed:
+                    lease.settle(failed.spent or Usage())
+                    raise
+                except BaseException:
+                    lease.settle(Usage())
+                    raise
+                lease.settle(usage)
+                self.journal.record(what, [(key, ask_digest, {"v": value, "u": usage.sparse()})])
         self.trace.add(kind, self.path, role=role, value=value)
-        return value
-
-    async def _asked(
-        self,
-        kind: str,
-        role: str,
-        what: dict[str, Any],
-        worst: Usage,
-        ask: Callable[[], Awaitable[tuple[Any, Usage]]],
-        engine: Engine | None,
-    ) -> Any:
-        key = self.next_key(kind)
-        what = {kind: role, **what}
-        ask_digest = digest(what, self.identity(role)) if self.journal.path else ""
-        recorded = self.journal.find(key, ask_digest, what)
-        if recorded is not None:
-            if recorded.get("lost"):
-                # It was cancelled with its branch: as then, it does not return.
-                await asyncio.get_running_loop().create_future()
-            value = recorded["v"]
-            self.ledger.charge(role, Usage(**recorded["u"]))
-        else:
-            self.refuse_if_stopped()
-            lease = await self.ledger.lease(role, worst, worst)
-            self.journal.intend([key])
-            try:
-                value, usage = await self.session.call(
-                    engine or self.bindings.engines.get(role), self.deadline, ask
-                )
-            except asyncio.CancelledError:
-                lease.settle(Usage())
-                if self.cancellable and not self.swept:
-                    lost: dict[str, Any] = {"v": None, "u": {}, "lost": True}
-                    self.journal.record(what, [(key, ask_digest, lost)])
-                raise
-            except RatingFailed as failed:
-                lease.settle(failed.spent or Usage())
-                raise
-            except BaseException:
-                lease.settle(Usage())
-                raise
-            lease.settle(usage)
-            self.journal.record(what, [(key, ask_digest, {"v": value, "u": usage.sparse()})])
         return value

@@ -61,11 +61,8 @@ class Draw:
 
     async def run(self) -> list[Chain]:
         """The chains, in draw order; fewer than n when the budget or the clock cut some."""
-        try:
+        with self.branch.noting():
             await self._run()
-        except BaseException as error:
-            self.branch.note_error(error)
-            raise
         return [item.chain for item in self.items if item.chain is not None]
 
     async def _run(self) -> None:
