@@ -80,20 +80,14 @@ class _Beams(Stepwise):
     async def conclude(
         self, ctx: Context, steps: Steps, completions: Sequence[Path], live: Sequence[Path]
     ) -> Outcome:
-        """Choose; where no completion has an answer, the best live path is finished too."""
+        """The path chosen of the completions, or the best live one, finished."""
         ctx.trace.add(
             "completions",
             ctx.path,
             paths=[{"text": p.chain.text, "score": p.score} for p in completions],
         )
-        paths = list(completions)
-        if live and not any(path.step.answer is not None for path in paths):
-            best = max(live, key=lambda path: path.score)
-            chain = await steps.finish("finish", best.chain)
-            paths.append(Path(steps.read(best.chain, chain), best.score))
-        chosen = steps.choose(paths, self.select)
-        tokens = len(chosen.chain.ids)
-        return ctx.offer(chosen.chain, score=chosen.score, path_tokens=tokens, **steps.counters())
+        best = max(live, key=lambda path: path.score, default=None)
+        return await steps.conclude(completions, best, self.select)
 
 
 class Beam(_Beams):

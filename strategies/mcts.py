@@ -136,23 +136,12 @@ class _Search:
 
     async def conclude(self) -> Outcome:
         """The solution chosen; without an answer the most visited path, finished."""
-        paths = list(self.solutions)
-        if not any(path.step.answer is not None for path in paths):
-            node = self.nodes[0]
-            while node.children:
-                node = _most_visited(node.children)
-            if not node.step.complete:
-                chain = await self.steps.finish("finish", node.step.chain)
-                paths.append(Path(self.steps.read(node.step.chain, chain), node.score or 0.0))
-        chosen = self.steps.choose(paths, self._select)
-        return self.ctx.offer(
-            chosen.chain,
-            score=chosen.score,
-            path_tokens=len(chosen.chain.ids),
-            simulations=self.simulations,
-            solutions=len(self.solutions),
-            **self.steps.counters(),
-        )
+        node = self.nodes[0]
+        while node.children:
+            node = _most_visited(node.children)
+        visited = None if node.step.complete else Path(node.step, node.score or 0.0)
+        counts = {"simulations": self.simulations, "solutions": len(self.solutions)}
+        return await self.steps.conclude(self.solutions, visited, self._select, **counts)
 
     # One simulation.
 

@@ -56,14 +56,8 @@ class Rebase(Stepwise):
                 ctx.offer(best.chain, score=best.score)
                 if not live or len(done) >= self.n:
                     break
-        paths = list(done)
-        if live and not any(path.step.answer is not None for path in paths):
-            best = max(live, key=lambda path: path.score)
-            chain = await steps.finish("finish", best.chain)
-            paths.append(Path(steps.read(best.chain, chain), best.score))
-        chosen = steps.choose(paths, self.select)
-        tokens = len(chosen.chain.ids)
-        return ctx.offer(chosen.chain, score=chosen.score, path_tokens=tokens, **steps.counters())
+        going_on = max(live, key=lambda path: path.score, default=None)
+        return await steps.conclude(done, going_on, self.select)
 
     async def _round(
         self, steps: Steps, number: int, live: Sequence[Path], wanted: int

@@ -43,11 +43,8 @@ class StepBestOfN(Stepwise):
                 ctx.offer(best.chain, score=best.score)
                 if best.step.complete:
                     break
-        if not best.step.complete:
-            chain = await steps.finish("finish", best.chain)
-            best = Path(steps.read(best.chain, chain), best.score)
-        tokens = len(best.chain.ids)
-        return ctx.offer(best.chain, score=best.score, path_tokens=tokens, **steps.counters())
+        ended = best.step.complete
+        return await steps.conclude([best] if ended else [], None if ended else best, "best")
 
     async def _candidates(self, steps: Steps, number: int, path: Path) -> list[Step]:
         """The candidates for the next step; [] when the budget does not fit one."""

@@ -25,7 +25,7 @@ from reasoning.chain import Chain
 from reasoning.context import Context
 from reasoning.errors import BudgetExhausted, RatingFailed
 from reasoning.strategies.best_of_n import most_voted
-from reasoning.strategy import Strategy, Unit, Until
+from reasoning.strategy import Outcome, Strategy, Unit, Until
 from reasoning.verifiers.aggregate import Aggregation, aggregate
 
 T = TypeVar("T")
@@ -362,6 +362,21 @@ class Steps:
         weights = [path.score if how == "weighted" else 1.0 for path in among]
         chain = most_voted(self.ctx, [path.chain for path in among], weights)
         return next(path for path in among if path.chain is chain)
+
+    async def conclude(
+        self, complete: Sequence[Path], live: Path | None, how: Select, **meta: Any
+    ) -> Outcome:
+        """The path chosen of the complete ones; where none of them has an answer, `live` is
+        written to its end and stands beside them. One of both there must be."""
+        paths = list(complete)
+        if live is not None and not any(path.step.answer is not None for path in paths):
+            chain = await self.finish("finish", live.chain)
+            paths.append(Path(self.read(live.chain, chain), live.score))
+        best = self.choose(paths, how)
+        tokens = len(best.chain.ids)
+        return self.ctx.offer(
+            best.chain, score=best.score, path_tokens=tokens, **meta, **self.counters()
+        )
 
     def counters(self) -> dict[str, Any]:
         """What happened on the way, for a solution's meta; zeros are left out."""
