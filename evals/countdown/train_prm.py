@@ -8,7 +8,8 @@ of it, so chances are averaged over all rollouts whose line the exact solver jud
 (`Chances`: numbers left, share of moves that keep the target in reach); on the answer line the
 target is the check. Traces of the generator with slips and wrong claims, labelled by the same
 averages, are added to the rollouts: they cost no sampling. AUROC by depth is measured on rollouts
-of the calibrate split. Rollouts are kept in FOLDER/rollouts.json, and drawn once.
+of the calibrate split. Rollouts are kept in FOLDER/rollouts.json, and drawn once; a training that
+was stopped goes on from FOLDER/checkpoint.pt.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ from torch.nn import functional as F
 from transformers import Qwen3ForTokenClassification
 
 from reasoning.engines import weights
-from reasoning.evals.countdown import data, manifest, tokenizer
+from reasoning.evals.countdown import data, manifest, tokenizer, training
 from reasoning.evals.countdown.problems import CountdownProblem, Split, problems
 from reasoning.evals.countdown.rollouts import Rollout, Verdict, roll
-from reasoning.evals.countdown.train_policy import ATTENTION, computes_in_bf16, encode
+from reasoning.evals.countdown.train_policy import encode
 from reasoning.solver import engine
 
 NEWLINE = 2 + tokenizer.CHARACTERS.index("\n")
@@ -164,7 +165,8 @@ def forward(
     for row, (ids, _) in enumerate(group):
         padded[row, : len(ids)] = torch.tensor(ids)
     device = next(model.parameters()).device
-    with torch.autocast(device.type, torch.bfloat16, enabled=computes_in_bf16(device.type)):
+    half = training.computes_in_bf16(device.type)
+    with torch.autocast(device.type, torch.bfloat16, enabled=half):
         logits = model(input_ids=padded.to(device)).logits[..., 0].float()
     places = [(r, p) for r, (_, marks) in enumerate(group) for p, *_ in marks]
     rows, columns = (torch.tensor(axis, device=device) for axis in zip(*places, strict=True))
@@ -181,7 +183,7 @@ def main() -> None:
     parser.add_argument("--problems", type=int, default=2400)
     parser.add_argument("--samples", type=int, default=12)
     parser.add_argument("--held", type=int, default=200, help="problems to measure on")
-    parser.add_argument("--lr", type=float, default=5e-4, help="peak learning rate")
+    parser.add_argument("--lr", type=float, default=1e-3, help="peak learning rate")
     parser.add_argument("--traces", type=int, default=16_000, help="of the generator, added")
     parser.add_argument("--start", type=Path, help="a reward model to go on from, not the policy")
     parser.add_argument("--minutes", type=float, default=12)
@@ -208,14 +210,15 @@ def main() -> None:
     print(chances.table(), flush=True)
     rolled += generated(args.traces, args.seed)
     examples = [e for r in rolled if (e := example(r, chances)) is not None]
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = training.device()
     model = Qwen3ForTokenClassification.from_pretrained(
         args.start or folder,
         num_labels=1,
         dtype=torch.float32,
-        attn_implementation=ATTENTION[device],
+        attn_implementation=training.ATTENTION[device],
     ).to(device)
-    train(model, examples, args.minutes, args.lr, args.seed)
+    course = training.Training(model, args.lr, args.minutes, args.out / "checkpoint.pt")
+    train(model, examples, course, args.seed)
     measured = measure(model, [e for r in held if (e := example(r, chances)) is not None])
     print(measured, flush=True)
     model.to("cpu", torch.bfloat16).save_pretrained(str(args.out))
@@ -236,34 +239,21 @@ def main() -> None:
 def train(
     model: Qwen3ForTokenClassification,
     examples: list[Example],
-    minutes: float,
-    peak: float,
+    course: training.Training,
     seed: int,
 ) -> None:
-    """AdamW, linear warm-up and cosine over the minutes; binary cross-entropy at line ends."""
-    optimizer = torch.optim.AdamW(model.parameters(), peak, betas=(0.9, 0.98), weight_decay=0.01)
-    began, step, running = time.monotonic(), 0, 0.0
+    """Binary cross-entropy at line ends."""
+    running = 0.0
     model.train()
-    for epoch in range(1000):
-        for group in batches(examples, random.Random(f"{seed}/{epoch}"), BATCH):
-            progress = (time.monotonic() - began) / (minutes * 60)
-            if progress >= 1:
-                model.eval()
-                return
-            rate = peak * min(1.0, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * progress))
-            for parameters in optimizer.param_groups:
-                parameters["lr"] = max(rate, 1e-6)
-            logits, targets, shares = forward(model, group)
-            losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-            loss = (losses * shares).sum() / shares.sum()
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            step += 1
-            running = loss.item() if step == 1 else 0.99 * running + 0.01 * loss.item()
-            if step % 100 == 0:
-                print(f"{step} epoch {epoch} loss {running:.4f}", flush=True)
+    for group in course.batches(lambda rng: batches(examples, rng, BATCH), seed):
+        logits, targets, shares = forward(model, group)
+        losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+        loss = (losses * shares).sum() / shares.sum()
+        course.step(loss)
+        running = 0.99 * running + 0.01 * loss.item() if running else loss.item()
+        if course.steps % 100 == 0:
+            print(f"{course.steps} {course.spent / 60:.1f}min loss {running:.4f}", flush=True)
+    model.eval()
 
 
 @torch.inference_mode()
