@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from reasoning.strategies.chains.observed import Action, Draft, Observed, Observer
+from reasoning.strategies.chains.observed import Action, Draft, Limit, Observed, Observer
 from reasoning.strategies.chains.phases import Closing
 
 SPARE = 100  # tokens that an "auto" limit leaves for the answer
@@ -55,19 +55,14 @@ class _Forcing(Observer):
     def stops(self, draft: Draft) -> tuple[str, ...]:
         return (draft.closing.text,) if self._ignored < self._policy.n_ignore else ()
 
-    def limit(self, draft: Draft) -> int | None:
-        most = self._policy.max_thinking
+    def limit(self, draft: Draft) -> Limit | None:
+        most, final = self._policy.max_thinking, self._policy.behind(draft.closing)
         if most is None:
             return None
-        closing = len(draft.encode("\n" + draft.closing.text + self._policy.behind(draft.closing)))
+        closing = len(draft.encode("\n" + draft.closing.text + final))
         if most == "auto":
             most = max(1, draft.room - closing - SPARE)
-        return most if most + closing < draft.room else None
-
-    def limited(self, draft: Draft) -> Action:
-        return Action(
-            "max", draft.closing.behind(draft.chain.text) + self._policy.behind(draft.closing)
-        )
+        return Limit("max", most, final) if most + closing < draft.room else None
 
     async def ended(self, draft: Draft) -> Action | None:
         closed = draft.ended or not draft.thinking  # not a stop of another policy's
@@ -76,7 +71,7 @@ class _Forcing(Observer):
         keep, lost = draft.before(draft.closing.text)
         text = lost + self._policy.wait
         limit = self.limit(draft)
-        most = draft.room - 1 if limit is None else limit
+        most = draft.room - 1 if limit is None else limit.tokens
         if keep + len(draft.encode(text)) >= most:
             return None
         self._ignored += 1

@@ -151,6 +151,22 @@ class Draft:
         return fresh, ids
 
 
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """Where thinking that has not ended by itself is closed.
+
+    why: the rule, for the trace. tokens: the most that the thinking may have. final: put behind
+    the closing.
+    """
+
+    why: str
+    tokens: int
+    final: str
+
+    def action(self, draft: Draft) -> Action:
+        return Action(self.why, draft.closing.behind(draft.chain.text) + self.final)
+
+
 class Observer:
     """Watches the thinking of one chain.
 
@@ -163,13 +179,9 @@ class Observer:
         """Texts behind which decoding is to end, so that `ended` can act there."""
         return ()
 
-    def limit(self, draft: Draft) -> int | None:
-        """The most tokens that the thinking may have; None is no limit."""
+    def limit(self, draft: Draft) -> Limit | None:
+        """The most that the thinking may have; None is no limit."""
         return None
-
-    def limited(self, draft: Draft) -> Action:
-        """What happens at the limit that it gave."""
-        raise NotImplementedError
 
     def see(self, text: str, ids: tuple[int, ...]) -> None:
         """New text of the thinking, decoded or put there, and its tokens."""
@@ -313,14 +325,14 @@ async def _decoded(draft: Draft, observers: list[Observer]) -> tuple[Action | No
     if room < 1:
         draft.chain = replace(draft.chain, finish="length")
         return None, True
-    limiting, limits = None, []
+    limited, limits = False, []
     if draft.thinking:
-        limits = [(limit, o) for o in observers if (limit := o.limit(draft)) is not None]
-        for limit, observer in limits:
-            if limit <= draft.size:
-                return observer.limited(draft), False
-            if limit - draft.size < room:
-                room, limiting = limit - draft.size, observer
+        limits = [limit for observer in observers if (limit := observer.limit(draft)) is not None]
+        for limit in limits:
+            if limit.tokens <= draft.size:
+                return limit.action(draft), False
+            if limit.tokens - draft.size < room:
+                room, limited = limit.tokens - draft.size, True
         stops = tuple(stop for observer in observers for stop in observer.stops(draft))
         every = math.gcd(*(observer.every for observer in observers))
     own, began = draft.ctx.bindings.sampling, len(draft.chain.text)
@@ -340,8 +352,8 @@ async def _decoded(draft: Draft, observers: list[Observer]) -> tuple[Action | No
                     if action is not None:
                         await stream.stop()
                         longer = draft.thinking_after(action)
-                        passed = (o for limit, o in limits if limit < longer)
-                        return next((o.limited(draft) for o in passed), action), False
+                        passed = (limit for limit in limits if limit.tokens < longer)
+                        return next((limit.action(draft) for limit in passed), action), False
     draft.follow(stream.chain)
     finish = draft.chain.finish
     # A token may go on behind the stop that it completes. A stop of the recipe's ends the chain,
@@ -354,4 +366,4 @@ async def _decoded(draft: Draft, observers: list[Observer]) -> tuple[Action | No
             action = await observer.ended(draft)
             if action is not None:
                 return action, False
-    return None, not (stopped or (limiting is not None and finish == "length"))
+    return None, not (stopped or (limited and finish == "length"))
