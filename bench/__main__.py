@@ -1,9 +1,10 @@
-"""python -m bench [PART ...] [--pairs 10] [--scale 0.125] [--quick] [--into README.md]
+"""python -m bench [PART ...] [--pairs 10] [--quick] [--into README.md]
 
 | part | what against what |
 |---|---|
 | imports | the core's import against its goal |
-| transport | a strategy over HTTP against a raw client |
+| transport | a strategy over HTTP against a raw client: a stub server that answers at once |
+| transport-vllm | the same against a real vLLM, and its own bench client |
 | embedded | the embedded engine against vLLM and Transformers |
 | overhead | a chain policy that never acts against plain streaming |
 | utilisation | searches against best-of-N: how busy they keep the models |
@@ -19,64 +20,81 @@ import argparse
 import asyncio
 import contextlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rich.console import Console
 
-from bench import cores, embedded, imports, overhead, stub, transport, utilisation, wallclock
+from bench import (
+    cores,
+    embedded,
+    imports,
+    overhead,
+    solving,
+    stub,
+    transport,
+    utilisation,
+    wallclock,
+)
 from bench.report import Table
 from reasoning.engines.base import Engine
 from reasoning.evals import markdown
 
-PARTS = ("imports", "transport", "embedded", "overhead", "utilisation", "wallclock")
+
+def _imports(sizes: argparse.Namespace) -> Table:
+    return imports.run(3 if sizes.quick else 11)
 
 
-def tables(parts: list[str], pairs: int, scale: float, quick: bool) -> Iterator[Table]:
-    """Each table as it is done. quick: few requests, short chains, vLLM in `embedded` only."""
-    if "imports" in parts:
-        yield imports.run(3 if quick else 11)
-    if "transport" in parts:
-        with contextlib.ExitStack() as stack:
-            with cores.on(cores.servers()):
-                base_url = stack.enter_context(stub.serving())
-            stack.enter_context(cores.on(cores.client()))
-            concurrency = (1, 32) if quick else transport.CONCURRENCY
-            waves, least = (2, 16) if quick else (4, 256)
-            yield asyncio.run(
-                transport.run("stub server", base_url, pairs, concurrency, waves=waves, least=least)
+def _transport(sizes: argparse.Namespace) -> Table:
+    waves, least = (2, 16) if sizes.quick else (4, 256)
+    with contextlib.ExitStack() as stack:
+        with cores.on(cores.servers()):
+            url = stack.enter_context(stub.serving())
+        stack.enter_context(cores.on(cores.client()))
+        run = transport.run("stub server", url, sizes.pairs, sizes.at, waves=waves, least=least)
+        return asyncio.run(run)
+
+
+def _transport_vllm(sizes: argparse.Namespace) -> Table:
+    with contextlib.ExitStack() as stack:
+        # On two cores vLLM needs both: one for its worker, one for what keeps it busy.
+        apart = len(cores.servers()) > 1
+        with cores.on(cores.servers()) if apart else contextlib.nullcontext():
+            url = stack.enter_context(_vllm())
+        stack.enter_context(cores.on(cores.client()))
+        table = asyncio.run(
+            transport.run(
+                "vLLM", url, sizes.pairs, sizes.at, waves=1, least=32, with_vllm_client=True
             )
-        if not quick:
-            with contextlib.ExitStack() as stack:
-                # On two cores vLLM needs both: one for its worker, one for what keeps it busy.
-                apart = len(cores.servers()) > 1
-                with cores.on(cores.servers()) if apart else contextlib.nullcontext():
-                    base_url = stack.enter_context(_vllm())
-                stack.enter_context(cores.on(cores.client()))
-                table = asyncio.run(
-                    transport.run(
-                        "vLLM",
-                        base_url,
-                        pairs,
-                        transport.CONCURRENCY,
-                        waves=1,
-                        least=32,
-                        with_vllm_client=True,
-                    )
-                )
-                if not apart:
-                    table.notes.append("The client shares a core with vLLM's front end.")
-                yield table
-    if "embedded" in parts:
-        yield asyncio.run(embedded.run(pairs, (1, 4) if quick else embedded.CONCURRENCY))
-    at_once = (2, 1, 32) if quick else (64, 2)
-    if "overhead" in parts:
-        yield asyncio.run(overhead.run(_policies(with_vllm=not quick), pairs, *at_once))
-    if "utilisation" in parts:
-        yield asyncio.run(utilisation.run(*_policy_and_prm(), pairs, *at_once))
-    if "wallclock" in parts:
-        size = (1 / 64, 2, 32) if quick else (scale, 30)
-        yield asyncio.run(wallclock.run(*_policy_and_prm(), pairs, *size))
+        )
+    if not apart:
+        table.notes.append("The client shares a core with vLLM's front end.")
+    return table
+
+
+def _embedded(sizes: argparse.Namespace) -> Table:
+    return asyncio.run(embedded.run(sizes.pairs, (1, 4) if sizes.quick else embedded.CONCURRENCY))
+
+
+def _overhead(sizes: argparse.Namespace) -> Table:
+    engines = _policies(with_vllm=not sizes.quick)
+    run = overhead.run(engines, sizes.pairs, sizes.problems, sizes.waves, sizes.max_tokens)
+    return asyncio.run(run)
+
+
+def _utilisation(sizes: argparse.Namespace) -> Table:
+    policy, prm = _policy_and_prm()
+    return asyncio.run(
+        utilisation.run(policy, prm, sizes.pairs, sizes.problems, sizes.waves, sizes.max_tokens)
+    )
+
+
+def _wallclock(sizes: argparse.Namespace) -> Table:
+    policy, prm = _policy_and_prm()
+    problems = min(sizes.problems, wallclock.PROBLEMS)
+    return asyncio.run(
+        wallclock.run(policy, prm, sizes.pairs, sizes.scale, problems, sizes.max_tokens)
+    )
 
 
 def _policies(*, with_vllm: bool) -> list[Engine]:
@@ -104,23 +122,44 @@ def _vllm() -> Iterator[str]:
             yield url
 
 
+PARTS: dict[str, Callable[[argparse.Namespace], Table]] = {
+    "imports": _imports,
+    "transport": _transport,
+    "transport-vllm": _transport_vllm,
+    "embedded": _embedded,
+    "overhead": _overhead,
+    "utilisation": _utilisation,
+    "wallclock": _wallclock,
+}
+# Few of all; a vLLM takes a minute to start, and runs in `embedded`.
+QUICK = {"at": (1, 32), "problems": 2, "waves": 1, "max_tokens": 32, "scale": 1 / 64}
+QUICK_PARTS = [part for part in PARTS if part != "transport-vllm"]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; default: all")
-    parser.add_argument("--pairs", type=int, default=10)
-    parser.add_argument("--scale", type=float, default=0.125, help="wallclock: of N = 256")
-    parser.add_argument("--quick", action="store_true", help="few requests: does it run at all")
-    parser.add_argument("--out", type=Path, default=Path("runs/bench"))
-    parser.add_argument("--into", type=Path, help="a Markdown document with markers")
+    add = parser.add_argument
+    add("parts", nargs="*", help=f"of {', '.join(PARTS)}; default: all")
+    add("--pairs", type=int, default=10)
+    add("--at", type=int, nargs="+", default=transport.CONCURRENCY, help="transport: requests")
+    add("--problems", type=int, default=64, help="in flight; wallclock: 30 at most")
+    add("--waves", type=int, default=2, help="measured: so many times the problems in flight")
+    add("--max-tokens", type=int, default=solving.MAX_TOKENS, help="of a chain")
+    add("--scale", type=float, default=0.125, help="wallclock: of N = 256")
+    add("--quick", action="store_true", help="few of all: does it run at all")
+    add("--out", type=Path, default=Path("runs/bench"))
+    add("--into", type=Path, help="a Markdown document with markers")
     arguments = parser.parse_args()
     unknown = set(arguments.parts) - set(PARTS)
     if unknown:
         parser.error(f"unknown part {', '.join(sorted(unknown))}; known are {', '.join(PARTS)}")
+    if arguments.quick:
+        vars(arguments).update(QUICK)
     console = Console()
-    parts = arguments.parts or list(PARTS)
-    for table in tables(parts, arguments.pairs, arguments.scale, arguments.quick):
+    for part in arguments.parts or (QUICK_PARTS if arguments.quick else PARTS):
+        table = PARTS[part](arguments)
         table.write(arguments.out)
         console.print(table.rich())
         if arguments.into is not None:

@@ -14,6 +14,7 @@ from reasoning.problem import Problem, Solution
 from reasoning.registry import chain_policies, strategies
 from reasoning.runner import Job, Runner
 from reasoning.session import Session
+from reasoning.strategy import Verifier
 from reasoning.verifiers.prm import ProcessReward
 
 MAX_TOKENS = 640  # of a chain
@@ -32,8 +33,9 @@ def configuration(
     budget: Budget | None = None,
     max_tokens: int = MAX_TOKENS,
 ) -> Configuration:
-    """A strategy at temperature 1, with `prm` as its verifier's model where it has one."""
-    engines, verifiers = {"policy": policy}, {}
+    """A strategy at the recipes' temperature, with `prm` as its verifier's model if it has one."""
+    engines = {"policy": policy}
+    verifiers: dict[str, tuple[Verifier, str | None]] = {}
     if prm is not None:
         engines["prm"] = prm
         verifiers["verifier"] = (ProcessReward(), "prm")
@@ -42,7 +44,7 @@ def configuration(
         policy=build(chain_policies, chain_policy),
         engines=engines,
         verifiers=verifiers,
-        sampling=Sampling(temperature=1.0),
+        sampling=Sampling(temperature=0.6),
         max_tokens=max_tokens,
         budget=budget or Budget(),
     )

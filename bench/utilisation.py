@@ -98,7 +98,8 @@ async def run(
     table = Table(
         "utilisation",
         f"Policy tokens and scored tokens a second of searches against best-of-N, {policy.name}, "
-        f"{concurrency} problems at once, {rounds} alternating rounds",
+        f"{concurrency} problems at once, chains of at most {max_tokens} tokens, "
+        f"{rounds} alternating rounds",
         (
             "strategy",
             "tokens/s",

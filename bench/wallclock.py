@@ -1,8 +1,9 @@
 """How long a search takes beside best-of-N that decodes as many tokens: rounds wait, chains do not.
 
 Best-of-N draws its N chains. The searches get the tokens that so many chains take, spend them all
-where they can, and step by lines of the same cap. `scale` makes N, and the budget with it, smaller:
-256 chains of 30 problems are a million tokens.
+where they can, and step by lines of the same cap. 256 chains of 30 problems are two million tokens:
+`scale` makes N smaller, and the budget with it; fewer problems leave a search fewer others to wait
+among, which is the harder case.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from reasoning.problem import Problem
 from reasoning.runner import Job, Runner
 
 FULL, WIDTH = 256, 4
-CHAIN_TOKENS = 140  # of a mean chain of the shipped policy
+PROBLEMS = 30  # at once, at most
 GOAL = 2.0
 BASELINE = "best_of_n"
 
@@ -35,9 +36,9 @@ def chains(scale: float) -> int:
     return max(1, round(FULL * scale / WIDTH)) * WIDTH
 
 
-def strategies(n: int) -> dict[str, tuple[Spec, Budget]]:
-    """The contenders, with what each may spend on a problem."""
-    budget, steps = Budget(tokens=CHAIN_TOKENS * n), {"step_tokens": 48, "reserve": 160}
+def strategies(n: int, chain_tokens: int) -> dict[str, tuple[Spec, Budget]]:
+    """The contenders, with what each may spend on a problem. chain_tokens: of a mean chain."""
+    budget, steps = Budget(tokens=chain_tokens * n), {"step_tokens": 48, "reserve": 160}
     return {
         BASELINE: ({"name": "best_of_n", "n": n}, Budget()),
         "beam": ({"name": "beam", "n": n, "beam_width": WIDTH, **steps}, budget),
@@ -97,8 +98,8 @@ async def run(
     n = chains(scale)
     table = Table(
         "wallclock",
-        f"Searches against best-of-{n}, {policy.name}, {problems} problems at once, "
-        f"{rounds} alternating rounds",
+        f"Searches against best-of-{n}, {policy.name}, {problems} problems at once, chains of at "
+        f"most {max_tokens} tokens, {rounds} alternating rounds",
         (
             "strategy",
             "seconds",
@@ -111,12 +112,19 @@ async def run(
         ),
     )
     async with solving.runner(problems) as runner:
-        contenders = {}
-        for name, (strategy, budget) in strategies(n).items():
-            configuration = solving.configuration(
+
+        async def bound(strategy: Spec, budget: Budget) -> Configuration:
+            made = solving.configuration(
                 strategy, policy, prm, budget=budget, max_tokens=max_tokens
             )
-            await runner.bind(configuration)
+            await runner.bind(made)
+            return made
+
+        four = await bound({"name": "best_of_n", "n": 4}, Budget())
+        looked = await Searching(runner, four, solving.dev(problems))()
+        contenders = {}
+        for name, (strategy, budget) in strategies(n, looked.tokens // (4 * problems)).items():
+            configuration = await bound(strategy, budget)
             contenders[name] = Searching(runner, configuration, solving.dev(problems))
         found = await alternate(contenders, rounds)
     for name, samples in found.items():

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -149,12 +150,22 @@ def test_problems_a_minute_are_the_policys_rate_over_its_tokens_a_problem() -> N
     assert sample.problems_a_minute == 60 * (500 - 100) / 10 / 200
 
 
-def test_searches_stay_within_the_tokens_of_as_many_chains() -> None:
-    policy, prm = writer(), ScriptedEngine("prm", rewards=lambda text: len(text) % 7 / 7)
+def test_searches_stay_within_the_tokens_of_as_many_mean_chains(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made, means = wallclock.strategies, []
+
+    def strategies(n: int, chain_tokens: int) -> Any:
+        means.append(chain_tokens)
+        return made(n, chain_tokens)
+
+    monkeypatch.setattr(wallclock, "strategies", strategies)
+    policy = ScriptedEngine(script=("1+2=3 : 3\n" * 9 + "answer 1+2\n",))
+    prm = ScriptedEngine("prm", rewards=lambda text: len(text) % 7 / 7)
     table = asyncio.run(wallclock.run(policy, prm, rounds=1, scale=1 / 64, problems=3))
-    budget = 3 * 4 * wallclock.CHAIN_TOKENS
-    _, *searches = (row.data["samples"][0] for row in table.rows)
-    assert all(0 < search.tokens <= budget for search in searches)
+    chains, *searches = (row.data["samples"][0] for row in table.rows)
+    assert [3 * 4 * mean for mean in means] == [chains.tokens]
+    assert all(0 < search.tokens <= chains.tokens for search in searches)
     assert [row.cells[-1] for row in table.rows] == ["", "measured at 4", "measured at 4"]
 
 
