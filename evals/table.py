@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ from reasoning.naming import explain
 
 GRADES = ("correct", "wrong", "ungradable", "failed", "skipped")
 COSTS = ("tokens", "verifier_passes", "seconds")
-_UNITS = (*(spec.name for spec in fields(Usage)), "committed")
+_UNITS = (*Usage._fields, "committed")
 UNLIMITED = "unlimited"  # a budget without caps, as text
 
 

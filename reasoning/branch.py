@@ -20,7 +20,7 @@ from reasoning.engines.base import Engine, Sampling, Stream
 from reasoning.errors import ConfigError, DeadlinePassed, PromptError, Stopped, UnknownName
 from reasoning.journal import Journal, Key
 from reasoning.problem import Problem
-from reasoning.randomness import key as stream_key
+from reasoning.randomness import Keys
 from reasoning.replies import ReplyStore
 from reasoning.session import Session
 from reasoning.shared_state import SharedState
@@ -75,6 +75,14 @@ class _Progress:
         self.best: Outcome | None = None
         self.cut: str | None = None
         self.broken: set[asyncio.Task[Any] | None] = set()  # tasks that are ending
+        # Who solves the problem. Where a problem's tasks cancel each other it is never that one.
+        self._caller = asyncio.current_task()
+        self._cancels = self._caller.cancelling() if self._caller else 0
+
+    @property
+    def left(self) -> bool:
+        """Whether the caller is being cancelled: known before anything that it waits for is."""
+        return self._caller is not None and self._caller.cancelling() > self._cancels
 
 
 class Branch:
@@ -111,10 +119,15 @@ class Branch:
         self.round = round_
         self.cancellable = deadline is not None
         self.path = ""
-        self.stream_path: tuple[Any, ...] = (bindings.seed, problem.id, replicate, "")
+        self._keys = Keys(bindings.seed, problem.id, replicate, "")
         self._progress = _Progress()
         self._ordinal = 0
         self._draws: dict[Any, int] = {}
+
+    @property
+    def stream_path(self) -> tuple[Any, ...]:
+        """What the random streams of this branch are keyed by, besides their chains' forks."""
+        return self._keys.parts
 
     @property
     def trace(self) -> Trace:
@@ -171,7 +184,7 @@ class Branch:
         have none of n chains in common.
         """
         draw = sum(draw for index, draw in chain.fork if index == 0)
-        return Stream(stream_key(*self.stream_path, chain.fork), self.replicate + draw)
+        return Stream(self._keys(chain.fork), self.replicate + draw)
 
     def times(self, each: Usage, first: Usage | None = None) -> float:
         """How often `each` may still be spent here, after `first`, by the tightest cap.
@@ -227,12 +240,12 @@ class Branch:
 
     @property
     def swept(self) -> bool:
-        """Whether an ask that is cancelled now is cancelled by an error or a halt.
+        """Whether an ask that is cancelled now is cancelled by an error, a halt or the caller.
 
         A continued run asks it again. One that its strategy cancelled is lost for good: a replay
         that waits for it must cancel it again, and would wait forever where an error did.
         """
-        return self.session.halted or bool(self._progress.broken)
+        return self.session.halted or bool(self._progress.broken) or self._progress.left
 
     def note_cut(self, status: str) -> None:
         """Remember that something was cut short."""

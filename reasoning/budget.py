@@ -11,8 +11,9 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields, replace
-from operator import add, attrgetter, sub
+from dataclasses import asdict, dataclass, fields
+from operator import add, sub
+from typing import NamedTuple
 
 from reasoning.errors import BudgetBreach, BudgetExhausted, ConfigError
 
@@ -62,8 +63,10 @@ class Budget:
         return ", ".join(caps) or "unlimited"
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+_UNLIMITED = Budget()
+
+
+class Usage(NamedTuple):
     """What was spent. Adds up; every field is a total.
 
     tokens: new tokens decoded by generating roles. prefill, cached: their prompt tokens,
@@ -97,26 +100,24 @@ class Usage:
     eflops: float = 0.0
     money: float = 0.0
 
-    def __add__(self, other: Usage) -> Usage:
-        return Usage(*map(add, _values(self), _values(other)))
+    def __add__(self, other: Usage) -> Usage:  # type: ignore[override]
+        return Usage._make(map(add, self, other))
 
     @staticmethod
     def sum(usages: Iterable[Usage]) -> Usage:
         """Their total."""
-        each = [_values(usage) for usage in usages]
-        return Usage(*map(sum, zip(*each, strict=True)))
+        return Usage(*map(sum, zip(*usages, strict=True)))
 
     def __sub__(self, other: Usage) -> Usage:
-        return Usage(*map(sub, _values(self), _values(other)))
+        return Usage._make(map(sub, self, other))
 
     def sparse(self) -> dict[str, float]:
         """The fields that are not zero; `Usage(**usage.sparse())` is the same usage."""
-        return {name: value for name in _USAGE_FIELDS if (value := getattr(self, name))}
+        return {name: value for name, value in zip(self._fields, self, strict=True) if value}
 
     def scaled(self, share: float, least: Usage) -> Usage:
         """`share` of this worst case: whole tokens and passes, never under `least`."""
-        return replace(
-            self,
+        return self._replace(
             tokens=max(least.tokens, math.floor(self.tokens * share + 1e-9)),
             verifier_passes=max(
                 least.verifier_passes, math.floor(self.verifier_passes * share + 1e-9)
@@ -127,9 +128,8 @@ class Usage:
         )
 
 
-_USAGE_FIELDS = tuple(spec.name for spec in fields(Usage))
-_values = attrgetter(*_USAGE_FIELDS)
 _NOTHING = Usage()
+_EVERY_UNIT = frozenset(UNITS)
 
 
 @dataclass(slots=True)
@@ -174,24 +174,36 @@ class Ledger:
         share: bool = False,
     ) -> None:
         self.name = name
-        self.budget = budget or Budget()
+        self.budget = budget or _UNLIMITED
         self.parent = parent
         self._share = share
-        self.total = Usage()
+        self.total = _NOTHING
         self.by_role: dict[str, Usage] = {}
         self.caps: dict[str, float] = self.budget.caps()
-        # Each node of the line to the root, with the units that it answers for: above a branch
-        # with a share, the units of that share are set aside already.
-        self._line: tuple[tuple[Ledger, frozenset[str]], ...] = ((self, frozenset(UNITS)),)
+        # Each node above, to the root, with the units that it answers for: above a branch with a
+        # share, the units of that share are set aside already. A node does not hold itself: it is
+        # freed with its problem, not when cycles are looked for.
+        self._above: tuple[tuple[Ledger, frozenset[str]], ...] = ()
         if parent is not None:
-            covered = frozenset(self.caps if share else ())
-            self._line += tuple((node, units - covered) for node, units in parent._line)
-        self._checks = tuple((n, u) for n, units in self._line for u in n.caps if u in units)
+            self._above = parent._line
+            if share and self.caps:
+                self._above = tuple((n, units.difference(self.caps)) for n, units in parent._line)
+        self._checked_above = [(n, u) for n, units in self._above for u in n.caps if u in units]
         self._leased = dict.fromkeys(self.caps, 0.0)
         self._reserved = dict.fromkeys(self.caps, 0.0)  # what child branches still hold
         self._open_leases = 0
         self._queue: deque[_Waiter] = deque()
         self._blocked: dict[Ledger, None] = {}  # ledgers whose leases wait for a cap of this node
+
+    @property
+    def _line(self) -> tuple[tuple[Ledger, frozenset[str]], ...]:
+        """This node and those above."""
+        return ((self, _EVERY_UNIT), *self._above)
+
+    @property
+    def _checks(self) -> list[tuple[Ledger, str]]:
+        """The caps that hold here, each as a node and a unit."""
+        return [*((self, unit) for unit in self.caps), *self._checked_above]
 
     def remaining(self, unit: str) -> float:
         """What may still be leased of `unit` here, by the tightest cap of the line (inf: none)."""

@@ -23,6 +23,7 @@ from reasoning.outcomes import Outcome, Rating, Reading
 from reasoning.problem import Message
 from reasoning.prompts import render
 from reasoning.race import Race
+from reasoning.randomness import Keys
 from reasoning.ratings import Rate
 from reasoning.streaming import TokenStream
 
@@ -249,7 +250,7 @@ class Context(Branch):
         Use it as `async with`: what is left of its share goes back when it ends.
         """
         child = self.child(name, budget)
-        child.stream_path = (*self.stream_path[:-1], child.path)
+        child._keys = Keys(*self.stream_path[:-1], child.path)
         return child
 
     def race(self, name: str = "race") -> Race[Context]:

@@ -26,8 +26,24 @@ _MIX2 = 0x94D049BB133111EB
 
 def key(*parts: Any) -> int:
     """A 63-bit key of the parts (JSON values), stable across processes and platforms."""
-    text = _json(parts)
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+    return _number(hashlib.sha256(_json(parts).encode()))
+
+
+class Keys:
+    """Keys that differ in their last part: `Keys(*parts)(last)` is `key(*parts, last)`."""
+
+    def __init__(self, *parts: Any) -> None:
+        self.parts = parts
+        self._begun = hashlib.sha256((_json(parts)[:-1] + ",").encode())
+
+    def __call__(self, last: Any) -> int:
+        whole = self._begun.copy()
+        whole.update((_json(last) + "]").encode())
+        return _number(whole)
+
+
+def _number(hashed: hashlib._Hash) -> int:
+    return int.from_bytes(hashed.digest()[:8], "big") >> 1
 
 
 def uniform(keys: npt.ArrayLike, counters: npt.ArrayLike) -> npt.NDArray[np.float64]:

@@ -9,7 +9,7 @@ whose ratings depend on the other chains of the call are asked every time.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from reasoning.branch import Branch
@@ -110,7 +110,7 @@ def _digest(chain: Chain) -> str:
 
 
 def _reused(usage: Usage) -> Usage:
-    return replace(usage, reused=usage.tokens, verifier_reused=usage.verifier_passes)
+    return usage._replace(reused=usage.tokens, verifier_reused=usage.verifier_passes)
 
 
 def _encoded(rating: Rating) -> dict[str, Any]:

@@ -9,7 +9,6 @@ import signal
 import threading
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from reasoning.branch import Bindings
 from reasoning.budget import Ledger
@@ -29,9 +28,6 @@ from reasoning.prompts import instructed
 from reasoning.replies import ReplyStore
 from reasoning.session import Session
 from reasoning.shared_state import SharedState, evidence
-
-if TYPE_CHECKING:
-    from reasoning.strategy import Strategy
 
 # Errors that say the run itself is wrong, not the problem it met.
 _FATAL = (BudgetBreach, JournalError)
@@ -105,7 +101,7 @@ class Runner:
         error: str | None = None
         outcome = Outcome(None, "")
         try:
-            outcome = await _solved(job.configuration.strategy, ctx)
+            outcome = await job.configuration.strategy.solve(ctx)
             status = ctx.cut or "ok"  # type: ignore[assignment]
         except Stopped as stopped:
             status = stopped.status  # type: ignore[assignment]
@@ -177,19 +173,6 @@ class Runner:
         finally:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
-
-
-async def _solved(strategy: Strategy, ctx: Context) -> Outcome:
-    """What the strategy comes to. Where the caller is cancelled, its asks learn it before they are
-    cancelled too: they are no losers of a race."""
-    solving = asyncio.ensure_future(strategy.solve(ctx))
-    try:
-        return await asyncio.shield(solving)
-    except asyncio.CancelledError:
-        ctx.sweep(solving)
-        solving.cancel()
-        await asyncio.gather(solving, return_exceptions=True)
-        raise
 
 
 def _round(lane: Sequence[Job]) -> int:

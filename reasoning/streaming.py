@@ -239,7 +239,7 @@ class TokenStream:
                 self.chain = replace(self.chain, finish="deadline")
         if segment.lease is not None:
             usage = pricing.decoded(self._cost, segment.size, work)
-            usage = replace(usage, discarded=max(0, work.new - segment.handed))
+            usage = usage._replace(discarded=max(0, work.new - segment.handed))
             segment.lease.settle(usage)
             if not (segment.swept or self._branch.session.halted):
                 reply = encode(completion) | {

@@ -44,7 +44,7 @@ def decoded(cost: CostModel, context: int, work: EngineUsage, *, shared: bool = 
 def read(cost: CostModel, context: int, work: EngineUsage) -> Usage:
     """The cost of scoring or choosing at the end of `context` tokens."""
     usage = decoded(cost, context, work)
-    return replace(usage, probe=work.new, scored=work.prefill + work.cached)
+    return usage._replace(probe=work.new, scored=work.prefill + work.cached)
 
 
 def verified(cost: CostModel, readings: Iterable[Reading]) -> Usage:
@@ -74,7 +74,7 @@ def verifying(cost: CostModel, readings: Iterable[Reading]) -> Usage:
     most = list(readings)
     read = [replace(r, work=replace(r.work, prefill=0, cached=r.size)) for r in most]
     worst = verified(cost, most)
-    return replace(worst, money=max(worst.money, verified(cost, read).money))
+    return worst._replace(money=max(worst.money, verified(cost, read).money))
 
 
 def fitting(cost: CostModel, context: int, cap: int, granted: Usage) -> int:
