@@ -26,7 +26,8 @@ _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|~$&])")
 def render(
     made: Sequence[Row], commands: Mapping[str, str], *, costs: Sequence[str] = COSTS
 ) -> str:
-    """The rows as a Markdown table whose last column is the command that made each.
+    """The rows as a Markdown table, with the command that made each: in a last column, or below
+    where one made them all.
 
     commands: by run name. Raises ConfigError for a run without one: a number in a document comes
     from a command in it.
@@ -35,15 +36,21 @@ def render(
     if missing:
         raise ConfigError(f"no command is given for run {', '.join(missing)}")
     titles = header(made, costs)
-    lines = [_line([*titles, "command"]), "|" + "---|" * (len(titles) + 1)]
+    own = titles.index("n")
+    texts = []
     for row in made:
         # What stands before the number of questions is text from recipes; the rest is our own.
-        texts = cells(row, made, costs)
-        own = titles.index("n")
-        texts = [escaped(text) for text in texts[:own]] + texts[own:]
-        lines.append(_line([*texts, _code(commands[row.run])]))
-    lines += ["", f"Costs are means of a question; {totals(made)}."]
-    return "\n".join(lines)
+        found = cells(row, made, costs)
+        texts.append([escaped(text) for text in found[:own]] + found[own:])
+    told = [_code(commands[row.run]) for row in made]
+    below = f"Costs are means of a question; {totals(made)}."
+    if len(set(told)) == 1:
+        below += f" Each row: {told[0]}"
+    else:
+        titles = [*titles, "command"]
+        texts = [[*row, command] for row, command in zip(texts, told, strict=True)]
+    lines = [_line(titles), "|" + "---|" * len(titles), *map(_line, texts)]
+    return "\n".join([*lines, "", below])
 
 
 def grid(table: Table) -> str:

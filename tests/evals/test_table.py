@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import random
 import re
@@ -197,10 +198,15 @@ def test_the_terminal_table_shows_labels_and_reads_no_markup() -> None:
 def test_markdown_rows_carry_their_command() -> None:
     made = rows(sweep(), baseline="majority(n=1)", replicates=200)
     lines = render(made, COMMANDS).splitlines()
-    columns = len(header(made)) + 1
+    columns = len(header(made))
     assert all(len(re.split(r"(?<!\\)\|", line)) == columns + 2 for line in lines[:14])
-    assert all("`reasoning run recipes/demo.yaml`" in line for line in lines[2:14])
     assert "; expected 1,440 = " in lines[-1]
+    assert lines[-1].endswith("Each row: `reasoning run recipes/demo.yaml`")
+    other = [dataclasses.replace(row, run="other") for row in made[:2]]
+    both = render([*made, *other], {**COMMANDS, "other": "reasoning run o.yaml"}).splitlines()
+    assert all("`reasoning run recipes/demo.yaml`" in line for line in both[2:14])
+    assert all("`reasoning run o.yaml`" in line for line in both[14:16])
+    assert "Each row" not in both[-1]
     with pytest.raises(ConfigError, match="no command is given for run demo"):
         render(made, {})
 
