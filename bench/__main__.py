@@ -1,4 +1,4 @@
-"""python -m bench [PART ...] [--pairs 10] [--quick] [--into README.md]
+"""python -m bench [PART ...] [--pairs 10] [--quick] [--into RESULTS.md]
 
 | part | what against what |
 |---|---|
