@@ -8,12 +8,19 @@ public; these are this project's own, with two positive and two negative example
 from __future__ import annotations
 
 import abc
+import re
 
 from reasoning.chain import Chain
 from reasoning.context import Context
 from reasoning.engines.base import Tokenizer
 from reasoning.errors import ConfigError
+from reasoning.problem import Problem
 from reasoning.stated import stated
+
+_MATH = re.compile(r"\$(.+?)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+_NAME = re.compile(r"\\?[^\W\d_]+")
+_GREEK = {r"\alpha": "α", r"\beta": "β", r"\theta": "θ", r"\phi": "φ", r"\omega": "ω"}
+_CONSTANTS = frozenset("eiπ")
 
 YES = ("Yes", "yes", " Yes", " yes")
 NO = ("No", "no", " No", " no")
@@ -69,7 +76,11 @@ class AnswerCheck(abc.ABC):
 
 
 class ByRules(AnswerCheck):
-    """The task's own reading of an answer, else the conclusion that the excerpt states."""
+    """The task's own reading of an answer, else the conclusion that the excerpt states.
+
+    A value in a variable that the question does not have (`n/2` where it asks for a number) is a
+    step on the way, not an answer.
+    """
 
     instant = True
 
@@ -108,8 +119,11 @@ class ByModel(AnswerCheck):
 def question(ctx: Context, template: str, one: str, other: str = "") -> str:
     """A check's prompt. The part that is the same for every excerpt stands first, so that a
     prefix cache serves it."""
-    asked = next((m["content"] for m in reversed(ctx.problem.messages) if m["role"] == "user"), "")
-    return template.format(question=asked, one=one, other=other)
+    return template.format(question=_asked(ctx.problem), one=one, other=other)
+
+
+def _asked(problem: Problem) -> str:
+    return next((m["content"] for m in reversed(problem.messages) if m["role"] == "user"), "")
 
 
 def one_token(tokenizer: Tokenizer, words: tuple[str, ...]) -> tuple[int, ...]:
@@ -126,5 +140,23 @@ def one_token(tokenizer: Tokenizer, words: tuple[str, ...]) -> tuple[int, ...]:
 
 def _read(ctx: Context, excerpt: str) -> str | None:
     """A bare question's `extract` takes any text for an answer, so it is not asked there."""
-    known = None if ctx.problem.task == "text" else ctx.problem.extract(excerpt)
-    return known if known is not None else stated(excerpt)
+    problem = ctx.problem
+    known = None if problem.task == "text" else problem.extract(excerpt)
+    answer = known if known is not None else stated(excerpt)
+    if answer is None or variables(answer) - variables(_asked(problem), of_question=True):
+        return None
+    return answer
+
+
+def variables(text: str, *, of_question: bool = False) -> set[str]:
+    """Names of one letter, besides e, i and pi. In a question's formulas `xy` is two of them;
+    in an answer it may be a unit."""
+    parts = [(text, 1)]
+    if of_question:
+        parts += [("".join(found), 2) for found in _MATH.findall(text)]
+    names: set[str] = set()
+    for part, longest in parts:
+        for name in _NAME.findall(part):
+            letter = _GREEK.get(name, name)
+            names.update(letter if len(letter) <= longest else "")
+    return names - _CONSTANTS

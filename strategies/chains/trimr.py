@@ -20,7 +20,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from reasoning.context import Context
 from reasoning.engines.base import Engine, Sampling
@@ -35,12 +35,21 @@ GENTLE = "**Final Answer**\n"
 FORCED = "I think I already thought for a long time. I should answer now.\n"
 
 
+# An excerpt that states an answer, and with how many of those before it that it agrees.
+Verdict = tuple[str, int]
+
+
 class TrimR(Observed):
     """A verifier reads along and ends thinking that repeats, wanders or loops.
 
-    m: agreeing pairs in a row that stop (None: the rule is off). r_thres: share of `budget`
-    (over 1: the rule is off). n_thres: thoughts. agreement: whether a run of agreeing thoughts
-    keeps the under-thinking rule from firing (the paper's text; its pseudo-code has no such test).
+    m: agreeing pairs in a row that stop (None: the rule is off). majority: instead of M + 1 in a
+    row, M + 1 of the last `majority` answers are to be the same, the newest among them; at most
+    2 M + 1, of which M + 1 are most. (Not of the paper, where one other answer begins the count
+    anew. It asks the verifier up to `majority` - 1 times about each answer.)
+
+    r_thres: share of `budget` (over 1: the rule is off). n_thres: thoughts. agreement: whether
+    agreeing thoughts, as many as stop for over-thinking (m None: three), keep the under-thinking
+    rule from firing (the paper's text; its pseudo-code has no such test).
 
     repetition, windows, times: see Repetition. n_sent: sentences of a thought that are judged, of
     `excerpt` characters at most. min_thought: tokens under which a thought is not judged.
@@ -53,6 +62,7 @@ class TrimR(Observed):
     """
 
     m: int | None = Field(default=2, ge=1)
+    majority: int | None = None
     r_thres: float = Field(default=0.5, gt=0.0, allow_inf_nan=False)
     n_thres: int = Field(default=20, ge=0)
     agreement: bool = True
@@ -72,6 +82,21 @@ class TrimR(Observed):
     role: str = "verifier"
     gentle: str | None = Field(default=None, min_length=1)
     forced: str | None = None
+
+    @model_validator(mode="after")
+    def _is_majority(self) -> TrimR:
+        least = self.pairs + 1
+        if self.majority is not None and not least <= self.majority <= 2 * least - 1:
+            raise ValueError(
+                f"`majority` {self.majority} must be from {least} to {2 * least - 1}, so that "
+                f"{least} are most of it"
+            )
+        return self
+
+    @property
+    def pairs(self) -> int:
+        """Agreeing pairs that are an agreement."""
+        return self.m or 2
 
     @property
     def judges(self) -> bool:
@@ -102,7 +127,7 @@ class TrimR(Observed):
 
 
 class _Trimming(Observer):
-    """thoughts: all that have ended. run, longest: agreeing pairs in a row, now and at most."""
+    """thoughts: all that have ended. run, longest: pairs that agree, now and at most."""
 
     def __init__(self, policy: TrimR, draft: Draft) -> None:
         self.every = policy.n_send
@@ -113,9 +138,11 @@ class _Trimming(Observer):
         self._loops = [Repetition(w, policy.times) for w in policy.windows if policy.repetition]
         self._fresh: list[str] = []  # thoughts that no verifier has been asked about
         self._thoughts = 0
-        self._previous: str | None = None  # the last excerpt that states an answer
+        # The last excerpts that state an answer, the newest first: as many as one is compared with.
+        self._stated: list[str] = []
+        self._back = 1 if policy.majority is None else policy.majority - 1
         self._run = self._longest = 0
-        self._job: asyncio.Task[list[tuple[str, bool]]] | None = None
+        self._job: asyncio.Task[list[Verdict]] | None = None
         self._jobs = self._answered = 0
         self._directed = False
 
@@ -157,7 +184,7 @@ class _Trimming(Observer):
         if policy.m is not None and self._longest >= policy.m:
             return "over"
         late = draft.size >= policy.r_thres * (policy.budget or draft.room)
-        agreed = policy.agreement and self._longest >= (policy.m or 2)
+        agreed = policy.agreement and self._longest >= policy.pairs
         if policy.r_thres <= 1 and late and self._thoughts >= policy.n_thres and not agreed:
             return "under"
         return "repetition" if any(loop.found for loop in self._loops) else None
@@ -203,34 +230,37 @@ class _Trimming(Observer):
             draft.ctx.trace.add("verifier_lost", draft.ctx.path, reason=str(reason))
         self._job = None if state else job
 
-    async def _verdicts(self, ctx: Context, excerpts: list[str]) -> list[tuple[str, bool]]:
-        """The excerpts that state an answer, each with whether it agrees with the one before."""
+    async def _verdicts(self, ctx: Context, excerpts: list[str]) -> list[Verdict]:
+        """Of the excerpts that state an answer."""
         there = await asyncio.gather(*(self._exists(ctx, excerpt) for excerpt in excerpts))
-        stated = [excerpt for excerpt, is_there in zip(excerpts, there, strict=True) if is_there]
-        pairs = zip([self._previous, *stated], stated, strict=False)
-        same = await asyncio.gather(*(self._same(ctx, one, other) for one, other in pairs))
-        return list(zip(stated, same, strict=True))
+        stated, pairs = list(self._stated), []
+        for excerpt, is_there in zip(excerpts, there, strict=True):
+            if is_there:
+                pairs.append((excerpt, stated[: self._back]))
+                stated.insert(0, excerpt)
+        asks = [self._same(ctx, one, excerpt) for excerpt, earlier in pairs for one in earlier]
+        same = iter(await asyncio.gather(*asks))
+        return [(excerpt, sum(next(same) for _ in earlier)) for excerpt, earlier in pairs]
 
     async def _exists(self, ctx: Context, excerpt: str) -> bool:
         there = await self._check.exists(ctx, excerpt)
         self._answered += 1
         return there
 
-    async def _same(self, ctx: Context, one: str | None, other: str) -> bool:
-        if one is None:
-            return False
+    async def _same(self, ctx: Context, one: str, other: str) -> bool:
         same = await self._check.equal(ctx, one, other)
         self._answered += 1
         return same
 
-    def _judge(self, verdicts: list[tuple[str, bool]]) -> None:
+    def _judge(self, verdicts: list[Verdict]) -> None:
+        in_a_row = self._policy.majority is None
         for excerpt, agrees in verdicts:
-            self._run = self._run + 1 if agrees else 0
+            self._run = self._run + 1 if in_a_row and agrees else agrees
             self._longest = max(self._longest, self._run)
-            self._previous = excerpt
+            self._stated = [excerpt, *self._stated][: self._back]
 
 
-def _state(job: asyncio.Task[list[tuple[str, bool]]]) -> str:
+def _state(job: asyncio.Task[list[Verdict]]) -> str:
     """`there`, `lost` with its verifier, or nothing while it is not done."""
     if not job.done():
         return ""

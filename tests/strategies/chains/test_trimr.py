@@ -1,6 +1,7 @@
 """TrimR against the acceptance facts of its paper (arXiv 2505.17155)."""
 
 import asyncio
+import dataclasses
 import math
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,48 @@ def test_trimr_1_8_4_which_sequences_stop(answers: str, stops: bool, verifier: s
     chain, solution, _ = trimmed(text, verifier=verifier)
     assert forced(solution) == (["over"] if stops else [])
     assert (GENTLE in chain.text) == stops and (stops or chain.text == text)
+
+
+@pytest.mark.parametrize(
+    ("answers", "majority", "stops"),
+    [
+        ("AABA", 4, True),
+        ("ABABA", 4, False),
+        ("ABABA", 5, True),
+        ("ABCABC", 5, False),
+        ("ABBAAB", 3, False),
+        ("ABBA-A-A", 3, True),
+        ("AABB-A", 5, True),
+    ],
+)
+@pytest.mark.parametrize("verifier", ["model", "rules"])
+def test_trimr_1_4_a_majority_of_the_last_answers_stops(
+    answers: str, majority: int, stops: bool, verifier: str
+) -> None:
+    text = chain_of(answers.translate(str.maketrans("ABC", "123")))
+    chain, solution, judge = trimmed(text, verifier=verifier, majority=majority)
+    assert forced(solution) == (["over"] if stops else [])
+    assert len(judge.asked) <= majority * len(answers)
+    before = chain.text.partition(GENTLE)[0]
+    assert not stops or before.startswith(text[: len(thoughts(answers))])
+
+
+@pytest.mark.parametrize("seconds", [0.0, 30.0])
+def test_a_majority_replays_as_it_went(tmp_path: Path, seconds: float) -> None:
+    text, results = chain_of("ABABA--"), []
+    spec = {"name": "trimr", "n_send": 90, "r_thres": 2.0, "repetition": False, "majority": 5}
+    for _ in range(2):
+        judge = Judge(by_letter, seconds=seconds)
+        engine = ScriptedEngine(script=[Line(text, seconds=1.0)])
+        chains, solution = write(engine, spec, models={"verifier": judge}, run=tmp_path)
+        results.append((chains, solution.usage, forced(solution)))
+    assert results[0] == results[1] and judge.asked == [] and results[0][2] == ["over"]
+
+
+def test_a_majority_as_large_as_the_run_is_the_run() -> None:
+    for answers in ("AABAA", "ABBB", "A-A-A", "ABABAB"):
+        in_a_row = trimmed(chain_of(answers))[0]
+        assert trimmed(chain_of(answers), majority=3)[0] == in_a_row
 
 
 @pytest.mark.parametrize("answers", ["A" * 9, "-" * 9, "ABABABABA", "AB-AA-B"])
@@ -210,6 +253,27 @@ def test_agreement_keeps_the_under_thinking_rule_from_firing() -> None:
     assert forced(trimmed(text, **late, agreement=False)[1]) == ["under"]
 
 
+@pytest.mark.parametrize(
+    ("asks", "says", "stops"),
+    [
+        ("What is 3 + 4?", "7", True),
+        ("What is 3 + 4?", "n/2 + 7", False),
+        ("What is $n + 7$ for $n=0$?", "n + 7", True),
+        (r"For \(xy = 3\), what is $\omega x$?", "3ω/y", True),
+        ("How long is it?", "7 cm", True),
+        ("How long is it?", r"2\pi", True),
+    ],
+)
+def test_a_value_in_a_variable_of_no_question_is_no_answer(
+    asks: str, says: str, stops: bool
+) -> None:
+    text = "".join(f"{'Wait, ' * (i > 0)}I look again. So, it is {says}.\n\n" for i in range(4))
+    asked = dataclasses.replace(problem(), messages=({"role": "user", "content": asks},))
+    spec = {"name": "trimr", "verifier": "rules", "n_send": 1, "r_thres": 2.0, "repetition": False}
+    _, solution = write(ScriptedEngine(script=[f"{text}Hmm, done.{TAG}"]), spec, asked=asked)
+    assert forced(solution) == (["over"] if stops else [])
+
+
 def test_short_thoughts_are_not_judged() -> None:
     _, _, judge = trimmed("a\n\nWait, b\n\nWait, c\n\nBut d" + TAG)
     assert judge.asked == []
@@ -233,6 +297,8 @@ def test_the_verifier_may_spend_its_own_budget_only() -> None:
     ("spec", "words"),
     [
         ({"m": 0}, "`m`"),
+        ({"majority": 2}, "from 3 to 5"),
+        ({"m": 1, "majority": 4}, "from 2 to 3"),
         ({"r_thres": 0.0}, "r_thres"),
         ({"r_thres": float("nan")}, "r_thres"),
         ({"n_thres": -1}, "n_thres"),
