@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -152,16 +153,45 @@ async def test_math_shepherd_over_http(standin_folder: Path, tmp_path: Path) -> 
 
 
 @on_vllm
+async def test_value_head_over_http_by_token(standin_folder: Path, tmp_path: Path) -> None:
+    """As vLLM serves a token classifier by default."""
+    folder = standin_folder / "value_head"
+    async with over_http(folder, tmp_path / "log") as engine:
+        await agrees_stepwise(engine, "value_head", folder)
+        last = await rate(engine, "value_head", 3, read="last")
+        expected = references.value_head(folder, QUESTION, STEPS)
+        assert last.scores == pytest.approx(expected[2:], abs=2e-3)
+
+
+@on_vllm
 async def test_value_head_over_http_of_the_last_token(standin_folder: Path, tmp_path: Path) -> None:
+    """/pooling tells no cached tokens, but the server counts them."""
     folder = standin_folder / "value_head"
     task = '--pooler-config={"task": "classify"}'
     async with over_http(folder, tmp_path / "log", task) as engine:
         expected = references.value_head(folder, QUESTION, STEPS)
+        read_before = 0
         for count in (1, 2, 3):
+            before = await engine.counters()
             rating = await rate(engine, "value_head", count, read="last")
             assert rating.scores == pytest.approx(expected[count - 1 : count], abs=2e-3)
+            await asyncio.sleep(0.2)  # vLLM counts a step after it has answered
+            after = await engine.counters()
+            assert after["cached"] - before["cached"] == read_before // 32 * 32  # whole blocks
+            read_before = rating.readings[0].size
         with pytest.raises(CapabilityError, match="read: last"):
             await rate(engine, "value_head", 3)
+
+
+@on_vllm
+async def test_outcome_over_http(standin_folder: Path, tmp_path: Path) -> None:
+    """As vLLM serves a sequence classifier by default: task classify, one row."""
+    folder = standin_folder / "outcome"
+    async with over_http(folder, tmp_path / "log") as engine:
+        for count in (1, 3):
+            rating = await rate(engine, "outcome", count)
+            expected = references.outcome(folder, QUESTION, "\n\n".join(STEPS[:count]))
+            assert rating.scores == pytest.approx([expected], abs=2e-3)
 
 
 class LastOnly(Stub):

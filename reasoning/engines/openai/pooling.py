@@ -6,9 +6,10 @@ A server scores in one of three ways, which its answer to a probe tells:
   pass costs the whole length.
 - `steps`: the same, but only the rows of one step token come back (vLLM's default for
   Qwen2.5-Math-PRM).
-- `last`: one row, of the last token (task `classify`, the server's `--pooler-config '{"task":
-  "classify"}'`). It reads its prefix cache, so a growing path costs what it grew by; but /pooling
-  tells no cached tokens, so that it is charged as computed in full.
+- `last`: one row, of the last token (task `classify`: vLLM's default for sequence classifiers; for
+  token classifiers the server's `--pooler-config '{"task": "classify"}'`). It reads its prefix
+  cache, so a growing path costs what it grew by; but /pooling tells no cached tokens, so that it
+  is charged as computed in full.
 """
 
 from __future__ import annotations
