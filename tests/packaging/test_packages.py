@@ -1,6 +1,7 @@
 """The wheel beside PyPI's packages of the same words; a third party's six entry points."""
 
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -131,8 +132,15 @@ def test_a_third_party_adds_one_of_each_kind(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built from a copy: setuptools writes into its source, which other tests are reading."""
+    source = tmp_path_factory.mktemp("source")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    for name in ("reasoning", "strategies", "verifiers", "evals"):
+        unneeded = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=unneeded)
     folder = tmp_path_factory.mktemp("wheel")
-    pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, ROOT)
+    pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, source)
     (made,) = folder.glob("reasoning-*.whl")
     return made
 
