@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from reasoning import Budget, Solution, Solver
@@ -11,19 +11,20 @@ from reasoning.errors import ConfigError
 from reasoning.strategies.beam import Beam, tiled
 from tests.strategies.search.trees import (
     PROBLEM,
+    SEEDS,
     Draws,
     TreeEngine,
     chance,
     ends_at_depth,
+    keeps_to,
     noisy,
     path_of,
     plain,
     search,
+    some,
     wild,
 )
 
-some = settings(max_examples=25)
-SEEDS = st.integers(0, 10_000)
 ITS_HUB: dict[str, Any] = {"width_is": "kept", "finished": "hold"}
 
 
@@ -284,10 +285,7 @@ def test_caps_are_hard_and_what_was_decoded_is_charged(
         shape |= ITS_HUB
     budget = Budget(tokens=tokens, verifier_passes=passes)
     found = search(strategy, engine, budget=budget, **shape)
-    assert found.status in ("ok", "budget"), found.error
-    assert found.usage.tokens == engine.totals.new
-    assert tokens is None or found.usage.tokens <= tokens
-    assert passes is None or found.usage.verifier_passes <= passes
+    keeps_to(budget, found, engine)
     if passes == 0 or (tokens or 9) < 3:
         assert found.text == plain(wild(seed), budget=Budget(tokens=tokens)).text
 

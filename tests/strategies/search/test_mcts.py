@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from reasoning import Budget, Solver
@@ -12,20 +12,21 @@ from reasoning.errors import ConfigError, UnknownName
 from reasoning.strategies.mcts import puct
 from tests.strategies.search.trees import (
     PROBLEM,
+    SEEDS,
     WIDTH,
     Draws,
     TreeEngine,
     ends_at_depth,
+    keeps_to,
     noisy,
     path_of,
     plain,
     search,
+    some,
     tree,
     wild,
 )
 
-some = settings(max_examples=25)
-SEEDS = st.integers(0, 10_000)
 REWARDS = ["process", "rollout", "self_consistent"]
 
 
@@ -150,19 +151,10 @@ def test_caps_are_hard_and_what_was_decoded_is_charged(
     seed: int, reward: str, tokens: int | None, passes: int | None, rollouts: int
 ) -> None:
     engine = TreeEngine(wild(seed), noisy(seed), most=6, depth=4)
-    found = search(
-        "mcts",
-        engine,
-        reward=reward,
-        n=3,
-        rollouts=rollouts,
-        max_depth=3,
-        budget=Budget(tokens=tokens, verifier_passes=passes),
-    )
-    assert found.status in ("ok", "budget"), found.error
-    assert found.usage.tokens == engine.totals.new
-    assert tokens is None or found.usage.tokens <= tokens
-    assert passes is None or found.usage.verifier_passes <= passes
+    budget = Budget(tokens=tokens, verifier_passes=passes)
+    shape = {"n": 3, "rollouts": rollouts, "max_depth": 3}
+    found = search("mcts", engine, reward=reward, budget=budget, **shape)
+    keeps_to(budget, found, engine)
     if reward == "process" and passes == 0:
         assert found.text == plain(wild(seed), budget=Budget(tokens=tokens)).text
 

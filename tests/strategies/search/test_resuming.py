@@ -8,7 +8,7 @@ import pytest
 
 from reasoning import Budget, Solver
 from reasoning.engines.scripted import VirtualTimeLoop
-from tests.strategies.search.trees import PROBLEM, WIDTH, TreeEngine, chance, ends_at_depth, search
+from tests.strategies.search.trees import PROBLEM, WIDTH, TreeEngine, ends_at_depth, noisy, search
 
 SEARCHES: dict[str, dict[str, Any]] = {
     "a_star": {"expand_batch": 2, "speculate": 2, "separators": 2, "step_tokens": 2 * WIDTH},
@@ -24,7 +24,7 @@ SEARCHES: dict[str, dict[str, Any]] = {
 def engine(seconds: float = 0.0) -> TreeEngine:
     return TreeEngine(
         ends_at_depth(4),
-        lambda path: round(chance(path, 5), 1),
+        noisy(5),
         most=5,
         depth=4,
         seconds=lambda path: seconds,

@@ -3,12 +3,12 @@
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given
 
 from reasoning import Budget
 from reasoning.errors import ConfigError
 from tests.strategies.search.trees import (
+    SEEDS,
     Draws,
     TreeEngine,
     chance,
@@ -16,12 +16,13 @@ from tests.strategies.search.trees import (
     path_of,
     plain,
     search,
+    some,
     wild,
 )
 
 
-@settings(max_examples=25)
-@given(st.integers(0, 10_000))
+@some
+@given(SEEDS)
 def test_step_best_of_n_5_4_6_one_candidate_is_step_sampling(seed: int) -> None:
     """And so is a beam of one path and one continuation."""
     one = search("step_best_of_n", wild(seed), lambda path: chance(path, seed), n=1, retries=0)

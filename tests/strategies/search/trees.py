@@ -12,10 +12,16 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+from hypothesis import settings
+from hypothesis import strategies as st
+
 from reasoning import Budget, Problem, Solution, Solver
 from reasoning.engines.base import Completion, SampleRequest, Sampling
 from reasoning.engines.scripted import Line, ScriptedEngine
 from reasoning.randomness import key
+
+some = settings(max_examples=25)
+SEEDS = st.integers(0, 10_000)
 
 Draws = tuple[int, ...]
 
@@ -162,9 +168,19 @@ def plain(says: Says, *, budget: Budget | None = None, max_tokens: int | None = 
     ).solve(PROBLEM)
 
 
-def noisy(seed: int) -> Any:
-    """Rewards that are a function of the path, in tenths: with ties."""
-    return lambda path: round(chance(path, seed), 1)
+def noisy(seed: int, grain: int = 10) -> Rewards:
+    """Rewards that are a function of the path, in so many grades: with ties."""
+    return lambda path: round(chance(path, seed) * grain) / grain
+
+
+def keeps_to(budget: Budget, solution: Solution, engine: TreeEngine) -> None:
+    """No cap is passed, and every token that was decoded is charged."""
+    assert solution.status in ("ok", "budget"), solution.error
+    usage = solution.usage
+    assert usage.tokens == engine.totals.new, usage
+    assert budget.tokens is None or usage.tokens <= budget.tokens, usage
+    passes = budget.verifier_passes
+    assert passes is None or usage.verifier_passes <= passes, usage
 
 
 def tree(solution: Solution) -> list[dict[str, Any]]:
