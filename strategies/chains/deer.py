@@ -2,23 +2,33 @@
 
 At a transition of the thinking the model is made to try an answer. Its confidence in the tokens
 of that answer decides: over the threshold the thinking ends there; else the trial is dropped and
-the thinking goes on with its transition word.
+the thinking goes on with its transition word. DEER-Pro asks in several ways at once, and lowers
+the mean confidence by how far the trials lie apart.
 """
 
 from __future__ import annotations
 
+import asyncio
 import math
+import statistics
+from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from reasoning.chain import Chain
 from reasoning.engines.base import Sampling
-from reasoning.errors import Stopped
+from reasoning.errors import ConfigError, Stopped, first_error
 from reasoning.strategies.chains.observed import Action, Draft, Observed, Observer
 from reasoning.strategies.chains.phases import Closing
 
 INDUCER = "\n**Final Answer**\n\\boxed{"
+PRO = (
+    INDUCER,
+    "\nThe final answer is \\boxed{",
+    "\nI can answer now: \\boxed{",
+    "\nTherefore, the result is \\boxed{",
+)
 TOP = 20  # alternatives that the entropy variant sees
 
 
@@ -32,8 +42,13 @@ class DEER(Observed):
     distribution (its 20 likeliest) has at least this entropy, in nats [unverified].
     trials: at most so many. trial_tokens: of each, decoded greedily. trial_closes: a trial that
     does not close the thinking has confidence 0 (the variant for Qwen3).
-    inducer: what opens a trial; trial_stop: what ends it. By default a box, where a tag closes the
-    thinking, else the task's own answer line.
+    inducers: what opens a trial; by default a box, where a tag closes the thinking, else the
+    task's own answer line. trial_stop: what ends a trial; by default the box's or the line's end.
+
+    With several inducers (`pro`: the four of this project; those of DEER-Pro are not public
+    [unverified]) a judgement is a trial by each. Its confidence is the mean of theirs less `alpha`
+    times their MAD, and at least 0. deviation: whether that is the mean or the median absolute
+    deviation [unverified].
 
     A threshold of 1 or more is plain decoding; a negative one exits at the first transition.
     """
@@ -47,12 +62,26 @@ class DEER(Observed):
     trials: int = Field(default=10, ge=1)
     trial_tokens: int = Field(default=20, ge=2)
     trial_closes: bool = False
-    inducer: str | None = Field(default=None, min_length=1)
+    inducers: (
+        Literal["pro"]
+        | Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)]
+        | None
+    ) = None
+    alpha: float = Field(default=1.0, ge=0.0, allow_inf_nan=False)
+    deviation: Literal["mean", "median"] = "mean"
     trial_stop: str | None = Field(default=None, min_length=1)
 
     def texts(self, closing: Closing) -> tuple[str, ...]:
-        own = () if closing.word else (INDUCER,)
-        return () if self.threshold >= 1 else own if self.inducer is None else (self.inducer,)
+        if self.threshold >= 1:
+            return ()
+        if self.inducers is not None and self.inducers != "pro":
+            return self.inducers
+        if closing.word and self.inducers == "pro":
+            raise ConfigError(
+                f"the inducers of `pro` open a box, and this task's answers begin with "
+                f"{closing.text!r}; give DEER a list of `inducers`"
+            )
+        return () if closing.word else PRO if self.inducers == "pro" else (INDUCER,)
 
     def observer(self, draft: Draft) -> Observer:
         return _Exit(self)
@@ -86,16 +115,33 @@ class _Exit(Observer):
 
     async def _confidence(self, draft: Draft, thought: Chain) -> float | None:
         """In [0, 1]; None where a trial could not be asked for."""
-        policy, word = self._policy, draft.closing.word
-        inducer = policy.inducer or (draft.closing.behind(thought.text) if word else INDUCER)
-        stop = policy.trial_stop or (draft.ctx.problem.step if word else "}")
+        inducers = self._policy.texts(draft.closing) or (draft.closing.behind(thought.text),)
+        self._trials += 1
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(
+                        self._trial(draft, thought, inducer, f"trial{index}-" if index else "trial")
+                    )
+                    for index, inducer in enumerate(inducers)
+                ]
+        except BaseExceptionGroup as failed:
+            raise first_error(failed) from None
+        found = [task.result() for task in tasks]
+        values = [value for value in found if value is not None]
+        if len(values) < len(found):
+            return None
+        return lowered(values, self._policy.alpha, self._policy.deviation)
+
+    async def _trial(self, draft: Draft, thought: Chain, inducer: str, name: str) -> float | None:
+        """The confidence of one trial."""
+        policy = self._policy
+        stop = policy.trial_stop or (draft.ctx.problem.step if draft.closing.word else "}")
         if policy.trial_closes:
             stop = draft.closing.text
-        self._trials += 1
         sampling = Sampling(temperature=0.0, logprobs=0, stop=(stop,))
-        trial = await self._ask(
-            draft, draft.behind(thought, inducer), sampling, policy.trial_tokens, "trial"
-        )
+        prefix = draft.behind(thought, inducer)
+        trial = await self._ask(draft, prefix, sampling, policy.trial_tokens, name)
         if trial is None:
             return None
         if policy.trial_closes and not trial.text.endswith(stop):
@@ -142,3 +188,14 @@ def mean_probability(logprobs: list[float], *, geometric: bool) -> float:
     if not geometric:
         return arithmetic
     return min(math.exp(math.fsum(values) / len(values)), arithmetic)
+
+
+def lowered(
+    values: Sequence[float], alpha: float, deviation: Literal["mean", "median"] = "mean"
+) -> float:
+    """The mean of confidences less `alpha` times their absolute deviation (from their mean, its
+    mean; or from their median, its median), and at least 0. Of one confidence it is that itself."""
+    average = statistics.median if deviation == "median" else statistics.fmean
+    middle = average(values)
+    apart = average([abs(value - middle) for value in values])
+    return max(0.0, statistics.fmean(values) - alpha * apart)

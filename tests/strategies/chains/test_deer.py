@@ -13,7 +13,7 @@ from reasoning import Budget
 from reasoning.engines.base import Capabilities
 from reasoning.engines.scripted import ScriptedEngine
 from reasoning.errors import CapabilityError, ConfigError
-from reasoning.strategies.chains.deer import mean_probability
+from reasoning.strategies.chains.deer import PRO, lowered, mean_probability
 
 TEXT = f"one is 5.\n\nWait, two is 6.\n\nWait, three is 7.\n\nHmm, so 7.{TAG}7"
 TEXTS = [TEXT, f"at once{TAG}1", "Wait", "Wait, Waiting" * 9]
@@ -108,6 +108,81 @@ def test_deer_4_5_2_a_trial_that_must_close_the_thinking() -> None:
     assert forced(write(Asked([TEXT], sure), deer(trial_closes=True))[1]) == []
 
 
+SHARES = st.lists(st.floats(0, 1), min_size=1, max_size=6)
+
+
+@given(SHARES, st.floats(0, 3), st.sampled_from(["mean", "median"]))
+def test_deer_4_5_3_pro_lowers_the_mean_by_the_deviation(
+    values: list[float], alpha: float, deviation: Any
+) -> None:
+    confidence = lowered(values, alpha, deviation)
+    assert 0.0 <= confidence <= max(values) + 1e-12
+    assert (
+        confidence
+        <= lowered(values, 0.0) + 1e-12
+        == pytest.approx(math.fsum(values) / len(values), abs=1e-9)
+    )
+    assert lowered(values[:1], alpha, deviation) == pytest.approx(values[0])
+
+
+def test_deer_4_5_3_pro_by_hand() -> None:
+    values = [0.9, 0.9, 0.9, 0.5]  # mean 0.8; deviations from it 0.1, 0.1, 0.1, 0.3
+    assert lowered(values, 1.0) == pytest.approx(0.8 - 0.15)
+    assert lowered(values, 2.0) == pytest.approx(0.8 - 0.30)
+    assert lowered(values, 1.0, "median") == pytest.approx(0.8)
+    assert lowered([1.0, 0.0, 0.0, 0.0], 1.0) == 0.0
+
+
+def one_unsure(prompt: str) -> Line:
+    return unsure(prompt) if prompt.endswith(PRO[1]) else sure(prompt)
+
+
+def test_deer_4_5_3_pro_tries_by_four_inducers_and_doubts_where_they_differ() -> None:
+    engine = Asked([TEXT], sure)
+    (chain,), solution = write(engine, deer(inducers="pro"))
+    assert chain.text.partition(TAG)[0] == "one is 5.\n\n"
+    before = {probe.removeprefix("question p\n") for probe in engine.probes}
+    assert before == {f"one is 5.\n\n{inducer}" for inducer in PRO}
+    assert solution.usage.probe == len(PRO) * len("7}")
+    assert solution.usage.tokens == engine.totals.new
+    doubted = Asked([TEXT], one_unsure)
+    (chain,), solution = write(doubted, deer(inducers="pro"))
+    assert chain.text == TEXT and len(doubted.probes) == 2 * len(PRO)
+    # The mean of 0.999, 0.999, 0.999 and 0.368 is 0.84, and its MAD 0.24.
+    for alpha, exits in ((0.0, True), (1.0, False)):
+        spec = deer(inducers="pro", threshold=0.7, alpha=alpha)
+        assert bool(forced(write(Asked([TEXT], one_unsure), spec)[1])) == exits
+
+
+def test_deer_4_5_3_pro_judges_so_often_and_no_more() -> None:
+    engine = Asked(["Wait, no. " * 15 + TAG], unsure)
+    write(engine, deer(inducers="pro", trials=3))
+    assert len(engine.probes) == 3 * len(PRO)
+
+
+def test_deer_pro_needs_inducers_of_its_own_where_answers_have_a_line() -> None:
+    asked = problem(closing="answer ", step="\n")
+    engine = Asked(["1\nwait 2\nanswer 1\n"], sure, mark="answer ")
+    with pytest.raises(ConfigError, match="inducers"):
+        write(engine, deer(inducers="pro", words=["wait"]), asked=asked)
+    assert engine.totals.requests == 0
+    two = ["answer ", "so\nanswer "]
+    write(engine, deer(inducers=two, words=["wait"]), asked=asked)
+    # The third is the chain itself, which goes on behind its closing.
+    assert [probe.split("1\n", 1)[1] for probe in engine.probes] == [*two, "answer "]
+
+
+@pytest.mark.parametrize("tokens", [12, 20, 26, 40, 80])
+def test_deer_pro_keeps_to_a_budget_and_replays(tokens: int, tmp_path: Path) -> None:
+    engine, results = Asked([TEXT], one_unsure), []
+    for _ in range(2):
+        spec = deer(inducers="pro")
+        chains, solution = write(engine, spec, run=tmp_path, budget=Budget(tokens=tokens))
+        results.append((chains, solution.usage, solution.status))
+    assert engine.totals.new == solution.usage.tokens <= tokens
+    assert results[0] == results[1] and TEXT.startswith(chains[0].text)
+
+
 @pytest.mark.parametrize("most", [1, 3, 10])
 def test_deer_4_5_3_so_many_judgements_and_no_more(most: int) -> None:
     text = "Wait, no. " * 15 + TAG
@@ -168,6 +243,11 @@ def test_a_run_replays_as_it_went(tmp_path: Path) -> None:
         ({"trials": 0}, "trials"),
         ({"entropy": -1.0}, "entropy"),
         ({"confidence": "avg3"}, "confidence"),
+        ({"inducers": []}, "inducers"),
+        ({"inducers": [""]}, "inducers"),
+        ({"inducers": "best"}, "inducers"),
+        ({"alpha": -1.0}, "alpha"),
+        ({"deviation": "standard"}, "deviation"),
     ],
 )
 def test_bad_settings_are_refused_when_read(settings: dict[str, Any], words: str) -> None:

@@ -204,7 +204,7 @@ def test_a_stop_of_the_recipe_ends_the_chain_also_beside_those_of_a_policy() -> 
         {"name": "budget_forcing", "n_ignore": 1},  # `Wait`: the vocabulary has no capitals
         {"name": "budget_forcing", "max_thinking": 9, "final": "Final"},
         {"name": "trimr", "verifier": "rules", "forced": "Enough.\n"},
-        {"name": "deer", "inducer": "Answer: "},
+        {"name": "deer", "inducers": ["Answer: "]},
         {"name": "dynasor", "probe": "\\boxed{"},
         {"name": "deer", "threshold": 1.0, "inner": {"name": "dynasor", "probe": "\\boxed{"}},
     ],
