@@ -27,7 +27,7 @@ from reasoning.engines.base import (
     TokenLogprob,
 )
 from reasoning.errors import BudgetExhausted, EngineReplyError, Stopped, first_error
-from reasoning.journal import Key, digest
+from reasoning.journal import Key, digest, encoded
 
 
 @dataclass(slots=True)
@@ -107,7 +107,7 @@ class Draw:
             # It lost a race: as then, it does not return, and is cancelled when the race is over.
             await asyncio.get_running_loop().create_future()
         self._finish(item, completion, reply["finish"])
-        self._store({item.stored_as: completion})  # a kill may have come in between
+        self._store([item], self._encoded([item], {item.stream.key: completion}))  # see `put`
 
     async def _send_one_by_one(self, items: list[_Item]) -> None:
         least = pricing.worst(self.cost, self.size, 1, 1)
@@ -182,8 +182,9 @@ class Draw:
         if cut == "interrupted":
             self.branch.note_cut(cut)
             return  # a continued run asks for these again
-        self._record(items, completions, usages)
-        self._store({item.stored_as: completions[item.stream.key] for item in wanted})
+        texts = self._encoded(items, completions)
+        self._record(items, texts, usages)
+        self._store(wanted, texts)
 
     async def _ask(self, items: list[_Item], granted: int, received: _Received) -> Any:
         received.clear()
@@ -215,11 +216,17 @@ class Draw:
                 known[item.stream.key] = whole
         return known
 
-    def _store(self, chains: dict[str, Completion]) -> None:
+    def _encoded(self, items: list[_Item], completions: dict[int, Completion]) -> dict[int, str]:
+        """Completions for the journal and the store, by stream key; none where there is neither."""
+        if self.branch.journal.path is None and not self.branch.store:
+            return {}
+        return {i.stream.key: encoded(encode(completions[i.stream.key])) for i in items}
+
+    def _store(self, items: list[_Item], texts: dict[int, str]) -> None:
         """Keep whole chains for other configurations."""
         if self.branch.store and self.engine.capabilities.seeds:
-            whole = {name: c for name, c in chains.items() if c.finish != "abort"}
-            self.branch.store.put({name: encode(c) for name, c in whole.items()})
+            whole = [i for i in items if i.chain and i.chain.finish not in ("abort", "deadline")]
+            self.branch.store.put({item.stored_as: texts[item.stream.key] for item in whole})
 
     def _usages(
         self,
@@ -252,25 +259,22 @@ class Draw:
         if not self.branch.swept:
             for item in items:
                 self._finish(item, completions[item.stream.key], "abort")
-            self._record(items, completions, usages)
+            self._record(items, self._encoded(items, completions), usages)
 
     def _finish(self, item: _Item, completion: Completion, finish: ChainFinish) -> None:
         if finish in ("budget", "deadline"):
             self.branch.note_cut(finish)
         item.chain = item.child.extended(completion, finish, self.engine.tokenizer.eos_id)
 
-    def _record(
-        self, items: list[_Item], completions: dict[int, Completion], usages: list[Usage]
-    ) -> None:
+    def _record(self, items: list[_Item], texts: dict[int, str], usages: list[Usage]) -> None:
         if self.branch.journal.path is None:
             return
         replies = []
         for item, usage in zip(items, usages, strict=True):
             assert item.chain is not None
-            reply = encode(completions[item.stream.key])
-            reply |= {"finish": item.chain.finish, "u": usage.sparse()}
-            replies.append((item.key, item.digest, reply))
-        self.branch.journal.record(self.what, replies)
+            more = encoded({"finish": item.chain.finish, "u": usage.sparse()})
+            replies.append((item.key, item.digest, f"{texts[item.stream.key][:-1]},{more[1:]}"))
+        self.branch.journal.append(self.what, replies)
 
 
 @functools.lru_cache(maxsize=256)

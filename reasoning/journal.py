@@ -26,7 +26,8 @@ Key = tuple[Any, ...]
 
 # Encoders that are made once: json.dumps makes one for every call.
 _sorted = json.JSONEncoder(separators=(",", ":"), sort_keys=True, ensure_ascii=True).encode
-_plain = json.JSONEncoder(separators=(",", ":")).encode
+# A value as journal and reply store keep it.
+encoded = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def digest(*parts: Any) -> str:
@@ -40,7 +41,7 @@ class Journal:
     def __init__(self, path: Path | None = None) -> None:
         self.path = path
         self.asked_again: list[Key] = []
-        self._replies: dict[Key, tuple[str, Any, Any]] = {}
+        self._replies: dict[Key, bytes] = {}  # the records as they stand in the file
         self._intents: set[Key] = set()
         self._file: IO[bytes] | None = None
         if path is not None:
@@ -48,33 +49,45 @@ class Journal:
 
     def find(self, key: Key, ask_digest: str, ask: Any) -> Any | None:
         """The recorded reply, or None. Raises ReplayDiverged when the recorded ask differs."""
-        found = self._replies.get(key)
-        if found is None:
+        line = self._replies.get(key)
+        if line is None:
             if key in self._intents:
                 self.asked_again.append(key)
                 self._intents.discard(key)
             return None
-        recorded_digest, reply, recorded_ask = found
-        if recorded_digest != ask_digest:
+        record = json.loads(line)
+        if record["d"] != ask_digest:
             raise ReplayDiverged(
                 f"{self.path}: the run is not continuing as it went before, at {list(key)}.\n"
-                f"  recorded: {json.dumps(recorded_ask)[:400]}\n"
+                f"  recorded: {json.dumps(record['a'])[:400]}\n"
                 f"  asked now: {json.dumps(ask)[:400]}\n"
                 f"Code, settings or data changed since; use a new run folder, or undo the change."
             )
-        return reply
+        return record["r"]
 
     def intend(self, keys: list[Key]) -> None:
         """Note that these are about to be asked."""
         if self._file is not None:
-            self._write([{"i": [list(key) for key in keys]}])
+            self._write([f'{{"i":{encoded(keys)}}}\n'.encode()])
 
     def record(self, ask: Any, replies: list[tuple[Key, str, Any]]) -> None:
         """Append the replies (key, digest, value) to one ask, in one write: a kill leaves all or
         none of them. They are in the operating system's hands when this returns."""
         if self._file is not None:
-            self._write([{"k": list(k), "d": d, "a": ask, "r": r} for k, d, r in replies])
-            self._replies.update((k, (d, r, ask)) for k, d, r in replies)
+            self.append(ask, [(key, digest, encoded(value)) for key, digest, value in replies])
+
+    def append(self, ask: Any, replies: list[tuple[Key, str, str]]) -> None:
+        """`record`, of values that are `encoded` already."""
+        if self._file is not None:
+            asked = encoded(ask)
+            lines = [
+                f'{{"k":{encoded(key)},"d":{encoded(digest)},"a":{asked},"r":{value}}}\n'.encode()
+                for key, digest, value in replies
+            ]
+            self._write(lines)
+            self._replies.update(
+                (key, line) for (key, *_), line in zip(replies, lines, strict=True)
+            )
 
     def close(self) -> None:
         """Flush to disk and unlock."""
@@ -86,10 +99,9 @@ class Journal:
     def __len__(self) -> int:
         return len(self._replies)
 
-    def _write(self, records: list[dict[str, Any]]) -> None:
+    def _write(self, lines: list[bytes]) -> None:
         assert self._file is not None
-        lines = [_plain(record) for record in records]
-        self._file.write("\n".join([*lines, ""]).encode())
+        self._file.write(b"".join(lines))
         self._file.flush()
 
     def _open(self, path: Path) -> None:
@@ -104,10 +116,11 @@ class Journal:
             ) from None
         file.seek(0)
         end = 0
-        for record, end in _records(path, file):  # noqa: B007 (end is used below)
+        for record, line in _records(path, file):
+            end += len(line)
             if "k" in record:
                 key = _key(record["k"])
-                self._replies[key] = (record["d"], record["r"], record["a"])
+                self._replies[key] = line
                 self._intents.discard(key)
             else:
                 self._intents.update(_key(key) for key in record["i"])
@@ -120,9 +133,8 @@ def _key(parts: list[Any]) -> Key:
     return tuple(parts)
 
 
-def _records(path: Path, file: IO[bytes]) -> Iterator[tuple[dict[str, Any], int]]:
-    """Whole records and the offset behind each; a torn last line is left out."""
-    end = 0
+def _records(path: Path, file: IO[bytes]) -> Iterator[tuple[dict[str, Any], bytes]]:
+    """Whole records, each with its line; a torn last line is left out."""
     for number, line in enumerate(file, 1):
         if not line.endswith(b"\n"):
             return
@@ -133,5 +145,4 @@ def _records(path: Path, file: IO[bytes]) -> Iterator[tuple[dict[str, Any], int]
                 f"{path}:{number} is not a journal record; the file is damaged. Move it away, or "
                 f"cut it before that line to keep what stands above"
             ) from None
-        end += len(line)
-        yield record, end
+        yield record, line

@@ -19,7 +19,7 @@ from reasoning.configuration import described
 from reasoning.costs import pricing
 from reasoning.engines.base import Engine, EngineUsage
 from reasoning.errors import EngineReplyError, RatingFailed
-from reasoning.journal import digest
+from reasoning.journal import digest, encoded
 from reasoning.outcomes import Rating, Reading
 
 if TYPE_CHECKING:
@@ -63,7 +63,9 @@ class Rate:
                 failed, ratings = failure, failure.ratings
         drawn = {i: rating for i, rating in zip(fresh, ratings, strict=True) if rating is not None}
         if names:
-            self.branch.store.put({names[i]: _encoded(rating) for i, rating in drawn.items()})
+            self.branch.store.put(
+                {names[i]: encoded(_values(rating)) for i, rating in drawn.items()}
+            )
         spent = Usage.sum(
             [self._price(i, rating) for i, rating in drawn.items()]
             + [_reused(self._price(i, rating)) for i, rating in known.items()]
@@ -113,7 +115,7 @@ def _reused(usage: Usage) -> Usage:
     return usage._replace(reused=usage.tokens, verifier_reused=usage.verifier_passes)
 
 
-def _encoded(rating: Rating) -> dict[str, Any]:
+def _values(rating: Rating) -> dict[str, Any]:
     readings = [[r.size, asdict(r.work), r.wrote] for r in rating.readings]
     return {"scores": list(rating.scores), "work": asdict(rating.usage), "readings": readings}
 

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from reasoning.errors import JournalError
 
-_json = json.JSONEncoder(separators=(",", ":")).encode
+# Replies that come close together are written together: a transaction costs more than its rows.
+TOGETHER, SECONDS = 256, 0.1
 
 
 class ReplyStore:
@@ -23,6 +26,8 @@ class ReplyStore:
 
     def __init__(self, path: Path | None = None) -> None:
         self._db: sqlite3.Connection | None = None
+        self._fresh: dict[str, str] = {}  # kept here, not written yet
+        self._written = 0.0
         if path is None:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,9 +51,10 @@ class ReplyStore:
         """Those of `keys` that are there."""
         if self._db is None or not keys:
             return {}
-        found: dict[str, Any] = {}
-        for start in range(0, len(keys), 500):
-            some = keys[start : start + 500]
+        found = {key: json.loads(self._fresh[key]) for key in keys if key in self._fresh}
+        asked = [key for key in keys if key not in found]
+        for start in range(0, len(asked), 500):
+            some = asked[start : start + 500]
             marks = ",".join("?" * len(some))
             rows = self._db.execute(
                 f"SELECT key, reply FROM replies WHERE key IN ({marks})",
@@ -57,11 +63,24 @@ class ReplyStore:
             found.update((key, json.loads(reply)) for key, reply in rows)
         return found
 
-    def put(self, replies: dict[str, Any]) -> None:
-        """Keep replies; a longer one replaces a shorter one of the same key."""
-        if self._db is None or not replies:
+    def put(self, replies: Mapping[str, str]) -> None:
+        """Keep replies (as JSON); a longer one replaces a shorter one of the same key.
+
+        They may be written with the next ones, at the latest by `close`. What a kill loses of them
+        stands in the journal, and a continued run puts it again.
+        """
+        if self._db is None:
             return
-        rows = [(key, _json(reply)) for key, reply in replies.items()]
+        for key, reply in replies.items():
+            if len(reply) > len(self._fresh.get(key, "")):
+                self._fresh[key] = reply
+        if len(self._fresh) >= TOGETHER or time.monotonic() > self._written + SECONDS:
+            self._write()
+
+    def _write(self) -> None:
+        if self._db is None or not self._fresh:
+            return
+        rows, self._fresh = list(self._fresh.items()), {}
         with self._db:  # one transaction, not one a row
             self._db.execute("BEGIN IMMEDIATE")
             self._db.executemany(
@@ -69,8 +88,11 @@ class ReplyStore:
                 "reply = excluded.reply WHERE length(excluded.reply) > length(reply)",
                 rows,
             )
+        self._written = time.monotonic()
 
     def close(self) -> None:
+        """Write what is left."""
         if self._db is not None:
+            self._write()
             self._db.close()
             self._db = None
