@@ -2,7 +2,8 @@
 
     reasoning run recipes/countdown_atts_calibrate.yaml
     python -m reasoning.evals.atts bank runs/countdown-atts-calibrate --out runs/atts-bank.json
-    python -m reasoning.evals.atts report runs/countdown-atts
+    reasoning run recipes/calibrated/countdown_atts.yaml
+    python -m reasoning.evals.atts report runs/countdown-atts runs/countdown-atts-frozen
 
 A calibration run is an ordinary run of ATTS with an online bank on a split that is not reported
 on. A later turn's losses depend on what was handed over before; so of turns after the first only
@@ -158,6 +159,8 @@ def report(found: Iterable[Mapping[str, Any]]) -> list[Row]:
     for label, made in _of_atts(found, POLICIES).items():
         policy = made[0]["chain_policy"]
         rho, kind = float(policy["rho"]), policy.get("bank")  # the baseline has no bank
+        if kind == "per_turn" and policy.get("calibration") == "frozen":
+            kind = "frozen"
         decisions = [d for record in made for chain in chains(record) for d in chain]
         by_turn: dict[int | None, list[Decision]] = {}
         for decision in decisions:
@@ -195,7 +198,10 @@ def _row(
 
 
 def _bank(decision: Decision, kind: str | None) -> Any:
-    """What tells banks of one size apart. Coins share nothing."""
+    """What tells banks of one size apart. Coins share nothing.
+
+    Turns of a frozen bank that share losses have one bank: its size tells it from the others.
+    """
     if decision.p is None:
         return None
     return {"per_question": decision.problem, "per_turn": decision.turn}.get(kind or "")

@@ -96,6 +96,47 @@ def test_a_bank_file_of_a_run_can_be_frozen(run: Path, tmp_path: Path) -> None:
         Recipe.load(tmp_path / "other.yaml")
 
 
+def test_the_calibrated_recipe_is_right_once_there_is_a_bank(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(__file__).parents[2] / "recipes"
+    monkeypatch.chdir(tmp_path)
+    recipe = folder / "calibrated" / "countdown_atts.yaml"
+    with pytest.raises(DataError, match="bank` writes one"):
+        Recipe.load(recipe).configurations()
+    made = atts.bank(run).model_dump()
+    made |= {"models": {"policy": "local/countdown-policy", "draft": "local/countdown-draft"}}
+    made |= {"draft_tokens": 32, "weights": {}}
+    calibration = Recipe.load(folder / "countdown_atts_calibrate.yaml").configurations()[0]
+    made["sampling"] = {name: getattr(calibration.sampling, name) for name in atts.SAMPLING}
+    (tmp_path / "runs").mkdir()
+    BankFile(**made).save(tmp_path / "runs" / "atts-bank.json")
+    online = {c.label for c in Recipe.load(folder / "countdown_atts.yaml").configurations()}
+    frozen = {c.label for c in Recipe.load(recipe).configurations()}
+    assert {f"{label}, frozen" for label in online} >= frozen and len(frozen) == 2
+
+
+def test_turns_that_share_a_frozen_bank_are_one_group() -> None:
+    def record(problem: int, calibration: str) -> dict[str, Any]:
+        told = {"loss": 1.0, "p": 0.5, "bank": 40, "takeover": problem % 2 == 0}
+        return {
+            "label": "l",
+            "problem": f"p{problem}",
+            "replicate": 0,
+            "chain_policy": {
+                "name": "atts", "rho": 0.4, "bank": "per_turn", "calibration": calibration
+            },
+            "decisions": [{**told, "turn": turn} for turn in range(8)],
+        }  # fmt: skip
+
+    widths = []
+    for calibration in ("frozen", "online"):
+        row = atts.report([record(problem, calibration) for problem in range(20)])[-1]
+        assert row.interval is not None
+        widths.append(row.interval[1] - row.interval[0])
+    assert widths[1] < 0.7 * widths[0]
+
+
 def test_runs_without_atts_are_refused(run: Path, tmp_path: Path) -> None:
     plain = [r for r in records.read([run]) if r["chain_policy"]["name"] == "plain"]
     (tmp_path / records.RESULTS).write_text("".join(json.dumps(r) + "\n" for r in plain))
