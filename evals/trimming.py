@@ -1,6 +1,9 @@
 """What cutting the thinking of recorded chains saves, and what it costs in accuracy.
 
+    python -m reasoning.evals.trimming recipes/transcripts_trimming_tune.yaml --choose 1.7
     python -m reasoning.evals.trimming recipes/transcripts_trimming.yaml
+
+Settings are chosen on the half `tune`, and reported on the other.
 
 Runs a recipe of the `transcripts` task in memory. Every chain is compared with itself as it was
 recorded. Chains whose recording came to no answer are told apart from the others: to cut them is
@@ -15,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +71,7 @@ async def written(recipe: Recipe, task: Transcripts, count: Callable[[str], int]
         for seed in recipe.seeds
         for problem in problems.values()
     ]
+    count = functools.cache(count)  # a chain that no policy cuts is one text for all of them
     grades: dict[tuple[str, str | None], bool] = {}
     recorded: dict[tuple[str, int], str] = {}
     found = []
@@ -163,6 +168,13 @@ def _row(
     )
 
 
+def chosen(made: Sequence[Row], points: float) -> Row:
+    """Of all chains: the policy that saves the most characters among those that lose at most so
+    many percentage points of accuracy. The baseline loses none, so that there is always one."""
+    able = [row for row in made if row.kind == "all" and row.difference.value >= -points / 100]
+    return min(able, key=lambda row: row.characters.value)
+
+
 def table(made: Sequence[Row], title: str) -> Table:
     """For a terminal. Savings are 1 - ratio, in percent; differences are percentage points."""
     shown = Table(title=title, caption=CAVEAT)
@@ -228,6 +240,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m reasoning.evals.trimming")
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--half", choices=("tune", "report"), help="in place of the recipe's")
+    parser.add_argument(
+        "--choose",
+        type=float,
+        metavar="POINTS",
+        help="name the policy that saves the most characters and loses at most so much accuracy",
+    )
     parser.add_argument("--into", type=Path, help="a Markdown file with markers `trimming`")
     given = parser.parse_args(arguments)
     recipe = Recipe.load(given.recipe)
@@ -239,8 +257,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     counted = tekken()
     chains = asyncio.run(written(recipe, task, counted or (lambda text: 0)))
     unit = f"tokens: {TEKKEN}" if counted else "tokens: no tokenizer is installed"
-    drawn = table(rows(chains), f"transcripts, half {task.half}; {unit}")
-    Console(width=160).print(drawn)
+    made = rows(chains)
+    drawn = table(made, f"transcripts, half {task.half}; {unit}")
+    console = Console(width=160)
+    console.print(drawn)
+    if given.choose is not None:
+        best = chosen(made, given.choose).label
+        console.print(f"loses at most {given.choose:g} points and saves the most: {best}")
     if given.into:
         markdown.place(given.into, "trimming", drawn, "reasoning.evals.trimming")
 

@@ -10,8 +10,9 @@ import pytest
 
 from reasoning.errors import ConfigError, DataError
 from reasoning.evals import trimming
+from reasoning.evals.statistics import Estimate
 from reasoning.evals.transcripts import Transcripts
-from reasoning.evals.trimming import Written
+from reasoning.evals.trimming import Row, Written
 from reasoning.recipe import Recipe
 
 AGREE = "We add. So the answer is 7.\n\nWait, again. So the answer is 7.\n\nBut then 7. "
@@ -84,6 +85,18 @@ def test_questions_are_resampled_and_kinds_told_apart() -> None:
     assert ours.characters.low < 0.435 < ours.characters.high
     assert made["ours", "with answer"].accuracy.value == 1.0
     assert made["ours", "without answer"].accuracy.value == 0.0
+
+
+def test_the_policy_that_saves_most_within_the_loss_is_chosen() -> None:
+    def row(label: str, loss: float, share: float, kind: str = "all") -> Row:
+        gone, kept = Estimate(-loss, -loss, -loss), Estimate(share, share, share)
+        return Row(label, kind, 9, 0.5, gone, gone, kept, kept)
+
+    made = [row("plain", 0, 1), row("a", 0.02, 0.5), row("b", 0.017, 0.7), row("c", 0.001, 0.8)]
+    made.append(row("d", 0, 0.1, "without answer"))
+    assert [trimming.chosen(made, points).label for points in (0, 0.1, 1.7, 2, 5)] == [
+        "plain", "c", "b", "a", "a"
+    ]  # fmt: skip
 
 
 def test_another_task_is_refused(tmp_path: Path) -> None:
