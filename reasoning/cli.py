@@ -1,6 +1,6 @@
 """The command line: solve, run, table, ls, validate, check-prm.
 
-An error raised on purpose is one line on stderr and exit code 1 (2 for wrong usage); --debug
+An error is one line on stderr and exit code 1 (2 for wrong usage); --debug, anywhere on the line,
 shows the traceback. Text that comes from models or files is never read as markup.
 """
 
@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from reasoning.errors import ConfigError, ReasoningError
+from reasoning.errors import ConfigError, ReasoningError, first_error
 
 app = typer.Typer(
     add_completion=False,
@@ -25,6 +25,13 @@ app = typer.Typer(
     help="Spend more compute at inference time, and know what it bought.",
 )
 console = Console()
+
+# By a solution's status: why it may have no answer, and what to do.
+NO_ANSWER = {
+    "ok": "no chain ended with an answer; --show prints what was written",
+    "budget": "no chain ended with an answer within the budget; raise --budget",
+    "deadline": "no chain ended with an answer in time; raise --seconds",
+}
 
 
 @app.command()
@@ -56,6 +63,8 @@ def solve(
     from reasoning.evals.grading import grade
     from reasoning.solver import recognise, run_sync
 
+    if base_url is not None and model is None:
+        raise ConfigError("--base-url needs the model that is served there: --model openai/NAME")
     problem = recognise(question)
     models: Any = model
     if model is not None and base_url is not None:
@@ -71,17 +80,18 @@ def solve(
     )
     solution = solver.solve(problem or question)
     if show:
-        console.print(solution.text, markup=False, highlight=False)
-    console.print(f"answer  {escape(solution.answer or 'none')}", highlight=False)
+        console.print(solution.text, markup=False, highlight=False, soft_wrap=True)
+    answer = solution.answer or "none"
+    console.print(f"answer  {answer}", markup=False, highlight=False, soft_wrap=True)
     if problem is not None and solution.answer is not None:
         # Looked at after the fact: no strategy sees it.
         console.print(f"check   {run_sync(grade(problem, solution.answer)).outcome.value}")
     console.print(f"status  {solution.status}")
     used = ", ".join(f"{value:g} {name}" for name, value in solution.usage.sparse().items())
-    console.print(f"spent   {used or 'nothing'} in {solution.seconds:.2f} s", highlight=False)
+    spent = f"spent   {used or 'nothing'} in {solution.seconds:.2f} s"
+    console.print(spent, highlight=False, soft_wrap=True)
     if solution.answer is None:
-        why = solution.error or "no chain ended with an answer; raise the budget"
-        raise ReasoningError(why)
+        raise ReasoningError(solution.error or NO_ANSWER.get(solution.status, "no answer"))
 
 
 @app.command()
@@ -127,6 +137,7 @@ def run(
         f"{spent.cached:,} cached, {spent.verifier_passes:,} verifier passes, "
         f"{summary.abandoned:,.0f} abandoned",
         highlight=False,
+        soft_wrap=True,
     )
     for key in summary.asked_again[:20]:
         console.print(f"asked again: {'/'.join(map(str, key))}", markup=False, highlight=False)
@@ -238,18 +249,25 @@ def _options(
 
 
 def main() -> None:
-    """Entry point. One line for an error raised on purpose."""
-    if "--debug" in sys.argv[1:]:
-        app()
-        return
+    """Entry point. One line for an error; a bug's line says that it is one."""
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    debug = len(arguments) < len(sys.argv) - 1
     try:
-        app()
-    except ReasoningError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(app(arguments or ["--help"], standalone_mode=False))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+    except Exception as raised:
+        if debug:
+            raise
+        error = first_error(raised)
+        code, text = 1, str(error)
+        if hasattr(error, "format_message"):  # wrong usage; typer does not export the class
+            code, text = 2, f"{error.format_message()} (--help says more)"
+        elif not isinstance(error, ReasoningError | OSError):
+            text = f"a bug, {type(error).__name__}: {text}; --debug shows where"
+        print(f"error: {' '.join(text.split())}", file=sys.stderr)
+        sys.exit(code)
 
 
 if __name__ == "__main__":

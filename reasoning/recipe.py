@@ -18,6 +18,7 @@ seeds: [0, 1]
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,21 @@ class Recipe(_Part):
     def _sampling_axes(cls, given: Any) -> Any:
         return list(_samplings(given)) if isinstance(given, dict | list) else given
 
+    @field_validator("task")
+    @classmethod
+    def _whole_count(cls, task: Spec) -> Spec:
+        count = task.get("count") if isinstance(task, dict) else None
+        if count is not None and (type(count) is not int or count < 1):
+            raise ValueError("`count` must be a whole number above 0, or left out for all")
+        return task
+
+    @field_validator("seeds")
+    @classmethod
+    def _different_seeds(cls, seeds: list[int]) -> list[int]:
+        if len(set(seeds)) < len(seeds):
+            raise ValueError("a seed stands there twice; a replicate needs one of its own")
+        return seeds
+
     @field_validator("hardware")
     @classmethod
     def _known_hardware(cls, name: str | None) -> str | None:
@@ -133,15 +149,15 @@ class Recipe(_Part):
         if len(raw) > MAX_RECIPE_BYTES:
             raise ConfigError(f"recipe {path} has {len(raw):,} bytes; a recipe is a short text")
         try:
-            # safe_load: a recipe is data. Tags such as !!python/object are refused.
-            data = yaml.safe_load(raw)
-        except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+            # A safe loader: a recipe is data. Tags such as !!python/object are refused.
+            data = yaml.load(raw, _Loader)  # noqa: S506
+        except Exception as error:  # `2025-13-01` and `!!timestamp x` are no YAMLError
             reason = " ".join(str(error).split())
             raise ConfigError(f"recipe {path} is not plain YAML: {reason}") from None
         if not isinstance(data, dict):
             raise ConfigError(f"recipe {path} must be a mapping with `name`, `task`, `models`, ...")
         try:
-            recipe = cls(**data)
+            recipe = cls.model_validate(data)
             recipe.configurations()
             recipe.build_task()
         except ValidationError as error:
@@ -200,6 +216,7 @@ class Recipe(_Part):
             )
             configuration.check()
             found.append(configuration)
+        self._check_caps(costs)
         return found
 
     def expanded(self) -> Iterator[Spec]:
@@ -213,6 +230,9 @@ class Recipe(_Part):
                 for key, value in spec.items()
                 if isinstance(value, list) and key != "candidates"
             }
+            for key, value in axes.items():
+                if not value:
+                    raise ConfigError(f"strategy {spec.get('name')!r}: `{key}` is an empty list")
             for values in itertools.product(*axes.values()):
                 yield {**spec, **dict(zip(axes, values, strict=True))}
 
@@ -224,6 +244,18 @@ class Recipe(_Part):
             for name, value in sampling.model_dump().items()
             if any(other[name] != value for other in each)
         )
+
+    def _check_caps(self, costs: dict[str, CostModel]) -> None:
+        """Refuse a cap on what cannot be counted: it would never be reached."""
+        for caps in self.budgets:
+            if caps.money is not None and not self.prices:
+                raise ConfigError("a budget of money needs `prices`, by role of the model")
+            unknown = [role for role, model in costs.items() if model.shape is None]
+            if unknown and (caps.flops is not None or caps.eflops is not None):
+                raise ConfigError(
+                    f"a budget of FLOPs needs the shape of each model, which role {unknown[0]!r} "
+                    f"does not say; cap tokens instead"
+                )
 
     def _costs(self, engines: dict[str, Engine]) -> dict[str, CostModel]:
         intensity = CostModel().intensity
@@ -245,6 +277,19 @@ class Recipe(_Part):
                 token_price=price.new / 1e6,
             )
         return costs
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice in a mapping, of which YAML would keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        for key, times in keys.items():
+            if times > 1:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"`{key}` stands there {times} times", node.start_mark
+                )
+        return super().construct_mapping(node, deep)
 
 
 def _samplings(given: dict[str, Any] | list[Any]) -> Iterator[Any]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from reasoning import cli
 from reasoning.errors import ReasoningError
 from reasoning.evals import records, table
 from reasoning.recipe import Recipe
@@ -42,16 +43,16 @@ from reasoning.recipe import Recipe
 
 folder, deadly = Path(sys.argv[1]), int(sys.argv[2])
 written = 0
-record = Journal.record
+append = Journal.append
 
 def counted(self, *arguments):
     global written
-    record(self, *arguments)
+    append(self, *arguments)
     written += 1
     if written == deadly:
         os.kill(os.getpid(), signal.SIGKILL)
 
-Journal.record = counted
+Journal.append = counted
 recipe = Recipe.load(folder.parent / "recipe.yaml")
 with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
     print(runner.run(experiment.run(recipe, folder)))
@@ -142,6 +143,15 @@ def test_ctrl_c_ends_a_run_in_order_and_it_goes_on(tmp_path: Path) -> None:
         ("scripted/texts", "nothing/at/all", "unknown engine"),
         ("in_flight: 4", "hardware: abacus", "unknown hardware"),
         ("in_flight: 4", "\t", "not plain YAML"),
+        ("in_flight: 4", "seeds: [2]", "`seeds` stands there 2 times"),
+        ("name: scripted", "name: 2025-13-01", "not plain YAML"),
+        ("in_flight: 4", "1: 2", "`1`: Keys should be strings"),
+        ("seeds: [0, 1]", "seeds: [0, 0]", "stands there twice"),
+        ("count: 6", "count: 0", "`count` must be a whole number above 0"),
+        ("count: 6", "count: .nan", "`count` must be a whole number above 0"),
+        ("n: [3, 9]", "n: []", "`n` is an empty list"),
+        ("tokens: 60", "money: 1", "needs `prices`"),
+        ("tokens: 60", "flops: 1.0e9", "the shape of each model"),
     ],
 )
 def test_a_bad_recipe_is_one_line(tmp_path: Path, old: str, new: str, words: str) -> None:
@@ -160,6 +170,67 @@ def test_a_bad_recipe_is_one_line(tmp_path: Path, old: str, new: str, words: str
     )
     assert done.returncode == 1 and done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1 and not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["solve", "x", "--budget", "nan"], 2, "Invalid value for '--budget'"),
+        (["solve", "x", "--nope"], 2, "--help says more"),
+        (["table"], 2, "Missing argument"),
+        (["solve", "Use 1, 2 to make 3", "--base-url", "http://x"], 1, "--model openai/NAME"),
+        (["ls", "strategies"], 1, "unknown kind"),
+        (["table", "missing"], 1, "missing"),
+    ],
+)
+def test_wrong_usage_is_one_line(arguments: list[str], code: int, words: str) -> None:
+    command = [sys.executable, "-m", "reasoning.cli", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == code and done.stderr.startswith("error: ")
+    assert words in done.stderr and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("raised", [OSError(28, "No space left on device"), ZeroDivisionError("x")])
+def test_what_nobody_foresaw_is_one_line_too(
+    raised: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(path: Path) -> None:
+        raise ExceptionGroup("tasks", [raised])
+
+    monkeypatch.setattr(Recipe, "load", fail)
+    monkeypatch.setattr(sys, "argv", ["reasoning", "validate", "x.yaml"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    text = capsys.readouterr().err
+    assert ended.value.code == 1 and text.startswith("error: ") and text.count("\n") == 1
+    assert ("a bug, ZeroDivisionError" in text) == isinstance(raised, ZeroDivisionError)
+    monkeypatch.setattr(sys, "argv", ["reasoning", "validate", "x.yaml", "--debug"])
+    with pytest.raises(ExceptionGroup):
+        cli.main()
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [([], "--show"), (["--budget", "1"], "raise --budget"), (["--seconds", "1e-6"], "seconds")],
+)
+def test_no_answer_says_why(
+    settings: list[str],
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    given = [
+        "solve",
+        "Use 3, 7, 25, 50 to make 79",
+        "--model",
+        "local/countdown-draft",
+        "--max-tokens",
+        "5",
+    ]
+    monkeypatch.setattr(sys, "argv", ["reasoning", *given, "--strategy", "single", *settings])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 1 and words in capsys.readouterr().err
 
 
 def test_another_recipe_does_not_share_a_folder(tmp_path: Path) -> None:
