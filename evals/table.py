@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ValidationError
+from rich.box import SIMPLE_HEAD
 from rich.console import JustifyMethod
 from rich.table import Table
 from rich.text import Text
@@ -162,15 +163,30 @@ def cells(row: Row, made: Sequence[Row], costs: Sequence[str] = COSTS) -> list[s
 
 
 def rich_table(made: Sequence[Row], *, title: str = "", costs: Sequence[str] = COSTS) -> Table:
-    """The table for a terminal. Labels come from recipes and are shown, never read as markup."""
-    caption = f"costs are means of a question; {totals(made)}"
-    table = Table(title=Text(printable(title)) if title else None, caption=Text(caption))
+    """The table for a terminal: what all rows share stands in the title. Labels come from recipes
+    and are shown, never read as markup."""
+    titles = header(made, costs)
+    lines = [cells(row, made, costs) for row in made]
     words = {"strategy", "budget", "split", "measure"}
-    for name in header(made, costs):
+    shared = {
+        name: column[0]
+        for name, column in zip(titles, zip(*lines, strict=True), strict=True)
+        if name in {"budget", "split", "measure", "n"} and len(set(column)) == 1
+    }
+    heading = [printable(title)] if title else []
+    heading += [text if name in words else f"{name} = {text}" for name, text in shared.items()]
+    caption = f"costs are means of a question; {totals(made)}"
+    if "seconds" in costs:
+        caption += "; seconds as they passed: chains that rows share are drawn once"
+    table = Table(title=Text(", ".join(heading)), caption=Text(caption), box=SIMPLE_HEAD)
+    kept = [place for place, name in enumerate(titles) if name not in shared]
+    for name in (titles[place] for place in kept):
+        # In a narrow terminal the labels give way, and numbers stay whole.
         justify: JustifyMethod = "left" if name in words else "right"
-        table.add_column(Text(name), justify=justify, overflow="fold")
-    for row in made:
-        table.add_row(*(Text(text) for text in cells(row, made, costs)))
+        heads = Text(name.replace(" ", "\n") if name.replace(" ", "_") in costs else name)
+        table.add_column(heads, justify=justify, overflow="fold", no_wrap=name != "strategy")
+    for line in lines:
+        table.add_row(*(Text(line[place]) for place in kept))
     return table
 
 

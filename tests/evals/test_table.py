@@ -18,6 +18,7 @@ from rich.console import Console
 from reasoning.errors import ConfigError, DataError
 from reasoning.evals.curves import of_rows, reach_ratio, shared_questions
 from reasoning.evals.markdown import escaped, place, render, replace
+from reasoning.evals.plot import _lines as joined
 from reasoning.evals.plot import plot
 from reasoning.evals.table import header, percent, rich_table, rows, totals
 
@@ -195,6 +196,19 @@ def test_the_terminal_table_shows_labels_and_reads_no_markup() -> None:
     assert evil in shown(rich_table(rows([record(label=evil)], replicates=50)))
 
 
+def test_in_a_narrow_terminal_numbers_stay_whole() -> None:
+    made = rows(sweep(), replicates=200)
+    out = StringIO()
+    Console(file=out, width=80, color_system=None).print(rich_table(made))
+    text = out.getvalue()
+    assert "countdown test, n = 60" in text  # said once, as all rows share it
+    for row in made:
+        assert percent(row.value) in text and f"{row.cost('tokens'):,.0f}" in text
+    assert max(map(len, text.splitlines())) <= 80
+    alone = shown(rich_table(made[:1]))
+    assert "majority(n=1)" in alone and "countdown test, n = 60, accuracy" in alone
+
+
 def test_markdown_rows_carry_their_command() -> None:
     made = rows(sweep(), baseline="majority(n=1)", replicates=200)
     lines = render(made, COMMANDS).splitlines()
@@ -261,6 +275,29 @@ def test_plots_are_written_and_repeat(tmp_path: Path) -> None:
     assert "new tokens per question" in text and "coverage: with an oracle" in text
 
 
+def test_a_line_joins_what_differs_in_one_number_or_in_the_budget() -> None:
+    def lines(*named: tuple[str, str]) -> list[tuple[str, int]]:
+        made = rows(
+            [
+                record(configuration=f"c{place}", label=label, strategy="majority", budget=budget)
+                for place, (label, budget) in enumerate(named)
+            ],
+            replicates=50,
+        )
+        return [(line.name, len(line.rows)) for line in joined(made)]
+
+    one, two = "tokens=100", "tokens=200"
+    assert lines(("majority(n=16)", one), ("majority(n=4)", one)) == [("majority(n=4, 16)", 2)]
+    assert lines(("majority(n=4)", one), ("majority(n=4)", two)) == [("majority(n=4)", 2)]
+    both = [(f"majority(n={n})", budget) for n in (4, 16) for budget in (one, two)]
+    assert lines(*both) == [("majority(n=4)", 2), ("majority(n=16)", 2)]
+    assert lines(("m(n=4)", one), ("m(n=4) + trimr", one)) == [("m(n=4)", 1), ("m(n=4) + trimr", 1)]
+    assert lines(("a(k=3, m=2)", one), ("a(k=6, m=4)", one)) == [
+        ("a(k=3, m=2)", 1),
+        ("a(k=6, m=4)", 1),
+    ]
+
+
 def test_what_cannot_be_plotted_is_refused(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     made = rows([record()], replicates=50)
@@ -270,6 +307,8 @@ def test_what_cannot_be_plotted_is_refused(tmp_path: Path) -> None:
         plot(made, tmp_path / "a.png", cost="verifier_passes")
     with pytest.raises(ConfigError, match="one split"):
         plot(rows([record(), record(split="dev")], replicates=50), tmp_path / "a.png")
+    with pytest.raises(ConfigError, match="cannot be written"):
+        plot(made, tmp_path / "missing" / "a.png")
     plot(made, tmp_path / "one.png")  # a single point has no decade
 
 
