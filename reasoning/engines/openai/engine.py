@@ -24,12 +24,11 @@ from reasoning.engines.openai import discovery, faults, meeting, pooling, settin
 from reasoning.engines.openai.assembly import Assembly, EventReader, miscounted, parsed
 from reasoning.engines.openai.faults import Fault
 from reasoning.engines.openai.gate import Gate
-from reasoning.engines.openai.http import Timeouts
 from reasoning.engines.openai.sending import Backoff, Circuit, Retries, Sender
 from reasoning.engines.openai.standin import ByteTokenizer
 from reasoning.engines.openai.text import Text
 from reasoning.engines.openai.token_ids import TokenIds
-from reasoning.engines.openai.transport import Transport
+from reasoning.engines.openai.transport import Timeouts, Transport
 from reasoning.errors import (
     CapabilityError,
     ConfigError,
