@@ -26,6 +26,9 @@ app = typer.Typer(
 )
 console = Console()
 
+# What the recipes use with the shipped policy; chosen on dev.
+SHIPPED_TEMPERATURE, SHIPPED_MAX_TOKENS = 0.6, 640
+
 # By a solution's status: why it may have no answer, and what to do.
 NO_ANSWER = {
     "ok": "no chain ended with an answer; --show prints what was written",
@@ -40,7 +43,7 @@ def solve(
     strategy: Annotated[
         str | None,
         typer.Option(
-            help="`reasoning ls strategy` lists them; default: best_of_n with the shipped "
+            help="`reasoning ls strategy` lists them; default: weighted with the shipped "
             "verifier, majority with another model"
         ),
     ] = None,
@@ -53,8 +56,13 @@ def solve(
         int | None, typer.Option("--budget", "--tokens", help="new tokens, all chains together")
     ] = None,
     seconds: Annotated[float | None, typer.Option(help="a deadline")] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="cap for one chain")] = None,
-    temperature: Annotated[float, typer.Option(help="0 is greedy")] = 1.0,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="cap for one chain; default: 640 with the shipped model")
+    ] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(help="0 is greedy; default: 0.6 with the shipped model, 1 with another"),
+    ] = None,
     seed: int = 0,
     show: Annotated[bool, typer.Option("--show", help="print the solution text")] = False,
 ) -> None:
@@ -69,7 +77,11 @@ def solve(
     models: Any = model
     if model is not None and base_url is not None:
         models = {"policy": {"model": model, "base_url": base_url}}
-    chosen = strategy or ("best_of_n" if model is None else "majority")
+    chosen = strategy or ("weighted" if model is None else "majority")
+    if temperature is None:
+        temperature = SHIPPED_TEMPERATURE if model is None else 1.0
+    if max_tokens is None and model is None:
+        max_tokens = SHIPPED_MAX_TOKENS
     solver = Solver(
         models,
         strategy=chosen if n is None else {"name": chosen, "n": n},

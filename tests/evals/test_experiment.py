@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -231,6 +232,35 @@ def test_no_answer_says_why(
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert ended.value.code == 1 and words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "temperature", "most", "strategy"),
+    [
+        ([], 0.6, 640, "weighted"),
+        (["--temperature", "1", "--max-tokens", "9"], 1.0, 9, "weighted"),
+        (["--model", "local/countdown-policy"], 1.0, None, "majority"),
+    ],
+)
+def test_the_shipped_model_is_asked_as_the_recipes_do(
+    given: list[str],
+    temperature: float,
+    most: int | None,
+    strategy: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: dict[str, Any] = {}
+
+    def solver(models: Any, **settings: Any) -> None:
+        made.update(settings)
+        raise ReasoningError("enough")
+
+    monkeypatch.setattr("reasoning.Solver", solver)
+    monkeypatch.setattr(sys, "argv", ["reasoning", "solve", "Use 1, 2 to make 3", *given])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert made["sampling"].temperature == temperature and made["max_tokens"] == most
+    assert made["strategy"] == strategy
 
 
 def test_another_recipe_does_not_share_a_folder(tmp_path: Path) -> None:
