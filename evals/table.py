@@ -178,15 +178,28 @@ def rich_table(made: Sequence[Row], *, title: str = "", costs: Sequence[str] = C
     caption = f"costs are means of a question; {totals(made)}"
     if "seconds" in costs:
         caption += "; seconds as they passed: chains that rows share are drawn once"
-    table = Table(title=Text(", ".join(heading)), caption=Text(caption), box=SIMPLE_HEAD)
+    table = Table(
+        title=Text(", ".join(heading)),
+        caption=Text(caption),
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
     kept = [place for place, name in enumerate(titles) if name not in shared]
     for name in (titles[place] for place in kept):
-        # In a narrow terminal the labels give way, and numbers stay whole.
+        # In a narrow terminal labels give way; numbers stay whole, their intervals below them.
         justify: JustifyMethod = "left" if name in words else "right"
-        heads = Text(name.replace(" ", "\n") if name.replace(" ", "_") in costs else name)
-        table.add_column(heads, justify=justify, overflow="fold", no_wrap=name != "strategy")
+        heads = name if name in words else "\n".join(name.replace(" %]", "\xa0%]").split(" "))
+        wraps = name in {"strategy", "budget"}
+        table.add_column(
+            Text(heads),
+            justify=justify,
+            overflow="fold",
+            no_wrap=not wraps,
+            min_width=12 if name == "strategy" else None,
+        )
     for line in lines:
-        table.add_row(*(Text(line[place]) for place in kept))
+        table.add_row(*(Text(line[place].replace(" [", "\n[")) for place in kept))
     return table
 
 

@@ -6,6 +6,7 @@ shows the traceback. Text that comes from models or files is never read as marku
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,7 +25,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Spend more compute at inference time, and know what it bought.",
 )
-console = Console()
+# Rich takes 80 columns where there is no terminal, which is too narrow for a table in a file.
+console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120)
 
 # What the recipes use with the shipped policy; chosen on dev.
 SHIPPED_TEMPERATURE, SHIPPED_MAX_TOKENS = 0.6, 640

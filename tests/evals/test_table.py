@@ -203,7 +203,8 @@ def test_in_a_narrow_terminal_numbers_stay_whole() -> None:
     text = out.getvalue()
     assert "countdown test, n = 60" in text  # said once, as all rows share it
     for row in made:
-        assert percent(row.value) in text and f"{row.cost('tokens'):,.0f}" in text
+        value, interval = percent(row.value).split(" ", 1)
+        assert value in text and interval in text and f"{row.cost('tokens'):,.0f}" in text
     assert max(map(len, text.splitlines())) <= 80
     alone = shown(rich_table(made[:1]))
     assert "majority(n=1)" in alone and "countdown test, n = 60, accuracy" in alone
