@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import functools
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,7 @@ from reasoning.session import Session
 
 NO_ANSWER = "invalid"  # what the recording says of a chain without an answer
 TEKKEN = "tekken_240911.json"
+PATIENCE = 60.0  # seconds for one grade: a busy machine must not make a right answer wrong
 CAVEAT = (
     "a recorded chain can be cut, not changed: what is put behind a cut, and what a probe asks, is "
     "answered with the last answer that the recording states before it; savings are net of probes"
@@ -219,7 +221,10 @@ def _answered(recording: str) -> dict[str, bool]:
 
 
 async def _right(problem: Problem, answer: str | None) -> bool:
-    return (await grade(problem, answer)).outcome is Outcome.correct
+    given = await grade(problem, answer, seconds=PATIENCE)
+    if given.outcome is Outcome.ungradable:
+        print(f"{problem.id}: {answer!r} counts as wrong: {given.reason}", file=sys.stderr)
+    return given.outcome is Outcome.correct
 
 
 def tekken() -> Callable[[str], int] | None:
