@@ -8,6 +8,7 @@ counted in the line below the table. With an oracle a row says coverage, else ac
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -97,7 +98,7 @@ def rows(
     replicates: int = 10_000,
     seed: int = 0,
 ) -> list[Row]:
-    """Rows in order of first appearance.
+    """Rows in order of first appearance of their labels, the budgets of one ascending.
 
     baseline: label, or start of the configuration hash, of the row that others are compared
     with; where it was run under several budgets, the one of the same budget.
@@ -126,9 +127,17 @@ def rows(
         _row(list(found.values()), len(expected[key[:3]]) - len(found), costs, replicates, seed)
         for key, found in groups.items()
     ]
+    labels = list(dict.fromkeys((row.run, row.label) for row in made))
+    made.sort(key=lambda row: (labels.index((row.run, row.label)), _natural(row.budget)))
     if baseline is None:
         return made
     return [_compared(row, _baseline(row, made, baseline), costs, replicates, seed) for row in made]
+
+
+def _natural(text: str) -> list[tuple[float, str]]:
+    """A sort key by which tokens=440 comes before tokens=1750."""
+    parts = re.split(r"(\d+(?:\.\d+)?)", text)
+    return [(float(part), "") if place % 2 else (0.0, part) for place, part in enumerate(parts)]
 
 
 def totals(made: Sequence[Row]) -> str:

@@ -335,3 +335,14 @@ def test_a_terminal_table_becomes_a_markdown_grid(tmp_path: Path) -> None:
     ]
     assert lines[6:10] == ["| b | 2.0 |", "", "two rows", ""]
     assert lines[10].startswith("`python -m reasoning.evals.x")
+
+
+def test_budgets_of_one_label_stand_in_ascending_order() -> None:
+    runs = [
+        record(label=label, budget=f"tokens={tokens}", configuration=f"{label}-{tokens}")
+        for tokens in (1750, 440, 10500)
+        for label in ("b", "a")
+    ]
+    found = [(row.label, row.budget) for row in rows(runs, replicates=50)]
+    budgets = [f"tokens={tokens}" for tokens in (440, 1750, 10500)]
+    assert found == [(label, budget) for label in ("b", "a") for budget in budgets]
