@@ -86,6 +86,7 @@ async def run(
                     nonlocal left
                     name = names[id(job.configuration)]
                     record = await _graded(recipe, name, job, solution)
+                    store.flush()  # what is done is not replayed, which would put its chains again
                     _append(results, record)
                     left -= 1
                     summary.grades[record["grade"]] += 1

@@ -205,10 +205,28 @@ class Context(Branch):
         if not chains:
             self.bindings.verifier(role)  # an unknown role is an error all the same
             return []
-        rate = Rate(self, chains, role)
-        what = {"chains": [digest(chain.all_ids) for chain in chains]}
-        values = await self._ask("rate", role, what, rate.worst(), rate.run, rate.engine)
-        return [Rating(tuple(scores)) for scores in values]
+        return [Rating(tuple(scores)) for scores in await self._rated(Rate(self, chains, role))]
+
+    async def rate_some(
+        self, chains: Sequence[Chain], *, role: str = "verifier"
+    ) -> list[Rating | None]:
+        """`rate`, with None for a chain that could not be rated. Raises RatingFailed when none of
+        several could.
+
+        Failures are journaled as ratings are: a continued run decides as it did.
+        """
+        if not chains:
+            self.bindings.verifier(role)
+            return []
+        values = await self._rated(Rate(self, chains, role, some=True))
+        return [None if scores is None else Rating(tuple(scores)) for scores in values]
+
+    async def _rated(self, rate: Rate) -> list[Any]:
+        what = {"chains": [digest(chain.all_ids) for chain in rate.chains]}
+        values: list[Any] = await self._ask(
+            "rate", rate.role, what, rate.worst(), rate.run, rate.engine
+        )
+        return values
 
     def book(self, role: str, *, discarded: int = 0, probe: int = 0) -> None:
         """Say what decoded tokens were for, which are charged already: see Usage."""

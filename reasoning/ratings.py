@@ -29,10 +29,13 @@ if TYPE_CHECKING:
 class Rate:
     """One ask for the ratings of some chains. `await rate.run()` once."""
 
-    def __init__(self, branch: Branch, chains: Sequence[Chain], role: str) -> None:
+    def __init__(
+        self, branch: Branch, chains: Sequence[Chain], role: str, *, some: bool = False
+    ) -> None:
         self.branch = branch
         self.chains = tuple(chains)
         self.role = role
+        self.some = some
         self.verifier, self.engine = branch.bindings.verifier(role)
         self.cost = branch.bindings.cost(role)
 
@@ -45,10 +48,11 @@ class Rate:
             for chain in self.chains
         )
 
-    async def run(self) -> tuple[list[list[float]], Usage]:
+    async def run(self) -> tuple[list[list[float] | None], Usage]:
         """Scores of each chain, and what they cost.
 
-        Raises RatingFailed, which says what was spent, when some chains could not be rated.
+        Raises RatingFailed, which says what was spent, when some chains could not be rated; with
+        `some` only when none of several could, and those that could not have None.
         """
         names = self._names()
         found = self.branch.store.get(list(names)) if names else {}
@@ -70,11 +74,12 @@ class Rate:
             [self._price(i, rating) for i, rating in drawn.items()]
             + [_reused(self._price(i, rating)) for i, rating in known.items()]
         )
-        if failed is not None:
+        done = known | drawn
+        if failed is not None and (not self.some or (not done and len(self.chains) > 1)):
             failed.spent = spent
             raise failed
-        done = known | drawn
-        return [list(done[i].scores) for i in range(len(self.chains))], spent
+        ratings = [done.get(i) for i in range(len(self.chains))]
+        return [None if rating is None else list(rating.scores) for rating in ratings], spent
 
     async def _asked(self, chains: list[Chain]) -> list[Rating]:
         ratings = await self.verifier.rate(self.branch.problem, chains, self.engine)

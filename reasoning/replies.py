@@ -75,9 +75,10 @@ class ReplyStore:
             if len(reply) > len(self._fresh.get(key, "")):
                 self._fresh[key] = reply
         if len(self._fresh) >= TOGETHER or time.monotonic() > self._written + SECONDS:
-            self._write()
+            self.flush()
 
-    def _write(self) -> None:
+    def flush(self) -> None:
+        """Write what is kept here only."""
         if self._db is None or not self._fresh:
             return
         rows, self._fresh = list(self._fresh.items()), {}
@@ -93,6 +94,6 @@ class ReplyStore:
     def close(self) -> None:
         """Write what is left."""
         if self._db is not None:
-            self._write()
+            self.flush()
             self._db.close()
             self._db = None

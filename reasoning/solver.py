@@ -13,7 +13,7 @@ from reasoning.configuration import Configuration
 from reasoning.costs.kinetics import CostModel
 from reasoning.engines.base import Engine, Sampling
 from reasoning.errors import ConfigError
-from reasoning.journal import Journal
+from reasoning.journal import Journal, digest
 from reasoning.naming import Spec, build
 from reasoning.problem import Problem, Solution
 from reasoning.registry import chain_policies, engines, strategies, tasks, verifiers
@@ -158,7 +158,9 @@ class Solver:
                 f"79'; it cannot answer {problem[:60]!r}. Give another model, for example "
                 "models='openai/gpt-4o-mini'"
             )
-        return Problem(id="question", messages=({"role": "user", "content": problem},))
+        # The id is the key of journal and results: another text is another problem.
+        name = f"question-{digest(problem)[:12]}"
+        return Problem(id=name, messages=({"role": "user", "content": problem},))
 
 
 def solve(problem: str | Problem, **settings: Any) -> Solution:

@@ -23,7 +23,7 @@ from pydantic import Field
 from reasoning.budget import UNITS, Budget, Usage
 from reasoning.chain import Chain
 from reasoning.context import Context
-from reasoning.errors import BudgetExhausted, RatingFailed
+from reasoning.errors import BudgetExhausted
 from reasoning.strategies.best_of_n import most_voted
 from reasoning.strategy import Outcome, Strategy, Unit, Until
 from reasoning.verifiers.aggregate import Aggregation, aggregate
@@ -273,12 +273,8 @@ class Steps:
         A path whose rating failed scores 0 and is counted, but when every one of several failed
         the error is raised. Raises BudgetExhausted when the passes do not fit.
         """
-        try:
-            ratings = [r.scores for r in await self.ctx.rate(chains, role=self.settings.role)]
-        except RatingFailed as failure:
-            ratings = [() if rating is None else rating.scores for rating in failure.ratings]
-            if len(chains) > 1 and not any(ratings):
-                raise
+        rated = await self.ctx.rate_some(chains, role=self.settings.role)
+        ratings = [() if rating is None else rating.scores for rating in rated]
         return [self._aggregated(c, scores) for c, scores in zip(chains, ratings, strict=True)]
 
     async def score_and_write(

@@ -11,7 +11,7 @@ import math
 from reasoning.chain import Chain
 from reasoning.context import Context
 from reasoning.engines.base import Engine, Sampling, Tokenizer
-from reasoning.errors import ConfigError, RatingFailed
+from reasoning.errors import ConfigError
 from reasoning.problem import Problem
 from reasoning.prompts import think_tags
 from reasoning.strategies.chains.drafting import TARGET
@@ -39,11 +39,8 @@ async def by_likelihood(ctx: Context, chain: Chain, step: Chain) -> float | None
 
 async def by_reward(ctx: Context, step: Chain, role: str) -> float | None:
     """9 times the reward, in [0, 1], that the verifier in `role` gives the last step."""
-    try:
-        (rated,) = await ctx.rate([step], role=role)
-    except RatingFailed:
-        return None
-    return BEST * min(1.0, max(0.0, rated.scores[-1])) if rated.scores else None
+    (rated,) = await ctx.rate_some([step], role=role)
+    return BEST * min(1.0, max(0.0, rated.scores[-1])) if rated and rated.scores else None
 
 
 async def by_digit(ctx: Context, step: Chain, *, average: bool) -> float | None:

@@ -1,6 +1,5 @@
 """Budget forcing against the acceptance facts of s1 (arXiv 2501.19393)."""
 
-import dataclasses
 from typing import Any
 
 import pytest
@@ -171,7 +170,7 @@ def test_a_run_replays_as_it_went(tmp_path: Any) -> None:
     asked = engine.totals.requests
     again, two = write(engine, policy(n_ignore=3, max_thinking=30), 4, **settings)
     assert engine.totals.requests == asked and again == first
-    assert dataclasses.replace(one.usage, reused=0) == dataclasses.replace(two.usage, reused=0)
+    assert one.usage._replace(reused=0) == two.usage._replace(reused=0)
 
 
 @pytest.mark.parametrize("settings", [{}, {"max_thinking": 5}, {"n_ignore": 1}])

@@ -425,6 +425,30 @@ def test_rewards_out_of_range_are_clamped_and_counted() -> None:
     assert found.meta["clamped_rewards"] == 8 and path_of(found.text) == (1, 1)
 
 
+def test_a_path_that_could_not_be_rated_stays_so_in_a_continued_run(tmp_path: Path) -> None:
+    """What the search decided without a reward it decides again, though the verifier is well."""
+    asked: list[Draws] = []
+
+    def ailing(path: Draws) -> tuple[float] | None:
+        asked.append(path)
+        return None if path[-1] == 1 else (0.4,)
+
+    def well(path: Draws) -> tuple[float]:
+        asked.append(path)
+        return (0.9 if path[-1] == 1 else 0.4,)
+
+    first = search("a_star", ends_at_depth(3), verifier=Told(rewards=ailing), run=tmp_path)
+    assert first.meta["failed_ratings"] and asked
+    asked.clear()
+    again = search("a_star", ends_at_depth(3), verifier=Told(rewards=well), run=tmp_path)
+    assert not asked
+    assert (again.text, again.meta, again.usage.tokens) == (
+        first.text,
+        first.meta,
+        first.usage.tokens,
+    )
+
+
 def test_a_verifier_that_fails_for_one_path_costs_that_path_its_reward() -> None:
     verifier = Told(rewards=lambda path: None if path[-1] == 1 else (0.5,))
     found = search("a_star", ends_at_depth(2), verifier=verifier)
