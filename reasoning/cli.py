@@ -28,8 +28,6 @@ app = typer.Typer(
 # Rich takes 80 columns where there is no terminal, which is too narrow for a table in a file.
 console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120)
 
-# What the recipes use with the shipped policy; chosen on dev.
-SHIPPED_TEMPERATURE, SHIPPED_MAX_TOKENS = 0.6, 640
 
 # By a solution's status: why it may have no answer, and what to do.
 NO_ANSWER = {
@@ -71,7 +69,7 @@ def solve(
     """Solve one problem and print the answer and what was spent."""
     from reasoning import Budget, Sampling, Solver
     from reasoning.evals.grading import grade
-    from reasoning.solver import recognise, run_sync
+    from reasoning.solver import SHIPPED_STRATEGY, recognise, run_sync
 
     if base_url is not None and model is None:
         raise ConfigError("--base-url needs the model that is served there: --model openai/NAME")
@@ -79,16 +77,15 @@ def solve(
     models: Any = model
     if model is not None and base_url is not None:
         models = {"policy": {"model": model, "base_url": base_url}}
-    chosen = strategy or ("weighted" if model is None else "majority")
-    if temperature is None:
-        temperature = SHIPPED_TEMPERATURE if model is None else 1.0
-    if max_tokens is None and model is None:
-        max_tokens = SHIPPED_MAX_TOKENS
+    spec: Any = strategy
+    if n is not None:
+        default = SHIPPED_STRATEGY if model is None else "majority"
+        spec = {"name": strategy or default, "n": n}
     solver = Solver(
         models,
-        strategy=chosen if n is None else {"name": chosen, "n": n},
+        strategy=spec,
         budget=Budget(tokens=tokens, seconds=seconds),
-        sampling=Sampling(temperature=temperature),
+        sampling=None if temperature is None else Sampling(temperature=temperature),
         max_tokens=max_tokens,
         seed=seed,
     )

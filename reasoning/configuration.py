@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from reasoning.branch import Bindings
 from reasoning.budget import Budget
-from reasoning.costs.kinetics import CostModel
+from reasoning.costs.kinetics import CostModel, ModelShape
 from reasoning.engines.base import Engine, Sampling
 from reasoning.errors import CapabilityError, ConfigError, UnknownName
 from reasoning.journal import digest
@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 
 # Where a word begins inside a class's name.
 _HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+
+
+def cost_model(engine: Engine, **prices: float) -> CostModel:
+    """What a model's work costs: its shape where its config says it, and `prices` of CostModel."""
+    config = engine.model_config()
+    return CostModel(shape=ModelShape.from_config(config) if config else None, **prices)
 
 
 @dataclass(frozen=True)
@@ -87,6 +93,24 @@ class Configuration:
         for engine in self.engines.values():
             engine.check(self.sampling)
         self.policy.check(self.engines, self.sampling, started=False)
+        self._check_caps()
+
+    def _check_caps(self) -> None:
+        """Refuse a cap on what cannot be counted: it would never be reached."""
+        costs = [self.costs.get(role) or CostModel() for role in self.engines]
+        if self.budget.money is not None and not any(cost.priced for cost in costs):
+            raise ConfigError(
+                "a budget of money needs `prices` in a recipe, `costs` of a Solver, by role of the "
+                "model"
+            )
+        if self.budget.flops is None and self.budget.eflops is None:
+            return
+        for role, cost in zip(self.engines, costs, strict=True):
+            if cost.shape is None:
+                raise ConfigError(
+                    f"a budget of FLOPs needs the shape of each model, which role {role!r} does "
+                    f"not say; cap tokens instead"
+                )
 
     def check_engines(self) -> None:
         """Raise CapabilityError when a started engine lacks what it is used for."""

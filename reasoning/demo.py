@@ -17,7 +17,12 @@ from reasoning.errors import ReasoningError
 from reasoning.evals import experiment, records, table
 from reasoning.evals.plot import plot
 from reasoning.recipe import BudgetSpec, Recipe, SamplingSpec
-from reasoning.solver import SHIPPED_MODELS, SHIPPED_VERIFIERS
+from reasoning.solver import (
+    SHIPPED_MAX_TOKENS,
+    SHIPPED_MODELS,
+    SHIPPED_SAMPLING,
+    SHIPPED_VERIFIERS,
+)
 
 
 def recipe(count: int) -> Recipe:
@@ -27,7 +32,9 @@ def recipe(count: int) -> Recipe:
         task={"name": "countdown", "split": "test", "numbers": 4, "count": count},
         models=dict(SHIPPED_MODELS),
         verifiers=dict(SHIPPED_VERIFIERS),
-        sampling=[SamplingSpec(temperature=0.6, max_tokens=640)],
+        sampling=[
+            SamplingSpec(temperature=SHIPPED_SAMPLING.temperature, max_tokens=SHIPPED_MAX_TOKENS)
+        ],
         strategies=[
             "single",
             {"name": "majority", "n": [4, 16]},

@@ -92,8 +92,12 @@ class Draw:
         if branch.journal.path is not None or branch.store:
             described = _described(self.sampling)
             content = digest(branch.identity(self.role), packed(prefix.all_ids), described)
+        # A continuation has a token at least: what is asked for beyond that is never drawn.
+        fitting = int(max(1.0, min(n, branch.ledger.remaining("tokens"))))
+        if fitting < n:
+            branch.note_cut("budget")
         items = []
-        for index in range(n):
+        for index in range(fitting):
             child = prefix.drawn(first + index)
             stream = branch.random_stream(child)
             stored_as = f"{content}-{len(prefix.ids)}-{stream.key:x}" if content else ""

@@ -15,10 +15,14 @@ Spec = str | dict[str, Any]
 
 
 def build(registry: Registry, spec: Any) -> Any:
-    """The object that a spec names. An object that is none of name or mapping is returned as is.
+    """The object that a spec names. One that has been built is returned as it is.
 
     Raises UnknownName for a name, ConfigError for a setting that does not exist or is wrong.
     """
+    if spec is None or isinstance(spec, int | float | list | tuple):
+        raise ConfigError(
+            f"{spec!r} is no {registry.kind}: give its name, or a mapping with `name` and settings"
+        )
     if not isinstance(spec, str | dict):
         return spec
     settings = {"name": spec} if isinstance(spec, str) else dict(spec)

@@ -57,6 +57,11 @@ class Problem:
             size += len(content)
             if "\0" in content:
                 raise PromptError(f"problem {self.id!r}: the prompt holds a NUL byte; remove it")
+            if any("\ud800" <= character <= "\udfff" for character in content):
+                raise PromptError(
+                    f"problem {self.id!r}: the prompt holds half of a character (a surrogate); "
+                    f"decode it anew, with errors='replace'"
+                )
         if size > MAX_PROMPT_CHARACTERS:
             raise PromptError(
                 f"problem {self.id!r}: a prompt of {size:,} characters is over the limit of "

@@ -27,8 +27,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from reasoning.budget import Budget
-from reasoning.configuration import Configuration, name_of
-from reasoning.costs.kinetics import HARDWARE, CostModel, ModelShape
+from reasoning.configuration import Configuration, cost_model, name_of
+from reasoning.costs.kinetics import HARDWARE, CostModel
 from reasoning.engines.base import Engine, Sampling
 from reasoning.errors import ConfigError
 from reasoning.naming import Spec, build, explain
@@ -216,7 +216,6 @@ class Recipe(_Part):
             )
             configuration.check()
             found.append(configuration)
-        self._check_caps(costs)
         return found
 
     def expanded(self) -> Iterator[Spec]:
@@ -245,18 +244,6 @@ class Recipe(_Part):
             if any(other[name] != value for other in each)
         )
 
-    def _check_caps(self, costs: dict[str, CostModel]) -> None:
-        """Refuse a cap on what cannot be counted: it would never be reached."""
-        for caps in self.budgets:
-            if caps.money is not None and not self.prices:
-                raise ConfigError("a budget of money needs `prices`, by role of the model")
-            unknown = [role for role, model in costs.items() if model.shape is None]
-            if unknown and (caps.flops is not None or caps.eflops is not None):
-                raise ConfigError(
-                    f"a budget of FLOPs needs the shape of each model, which role {unknown[0]!r} "
-                    f"does not say; cap tokens instead"
-                )
-
     def _costs(self, engines: dict[str, Engine]) -> dict[str, CostModel]:
         intensity = CostModel().intensity
         if self.hardware is not None:
@@ -268,9 +255,8 @@ class Recipe(_Part):
         costs = {}
         for role, model in engines.items():
             price = self.prices.get(role, Price())
-            config = model.model_config()
-            costs[role] = CostModel(
-                shape=ModelShape.from_config(config) if config else None,
+            costs[role] = cost_model(
+                model,
                 intensity=intensity,
                 prefill_price=price.prefill / 1e6,
                 cached_price=price.cached / 1e6,

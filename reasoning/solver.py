@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from reasoning.budget import Budget
-from reasoning.configuration import Configuration
+from reasoning.configuration import Configuration, cost_model
 from reasoning.costs.kinetics import CostModel
 from reasoning.engines.base import Engine, Sampling
 from reasoning.errors import ConfigError
@@ -29,13 +29,18 @@ T = TypeVar("T")
 # The models and the verifier that answer when none is given.
 SHIPPED_MODELS = {"policy": "local/countdown-policy", "prm": "local/countdown-prm"}
 SHIPPED_VERIFIERS = {"verifier": {"name": "prm", "model": "prm"}}
+# How they are asked where nothing is said; chosen on dev.
+SHIPPED_STRATEGY = "weighted"
+SHIPPED_SAMPLING = Sampling(temperature=0.6)
+SHIPPED_MAX_TOKENS = 640
 
 
 class Solver:
     """Solves problems with models by role. Use as `async with`, or call the sync methods.
 
     models: a model string for the policy, or a mapping of roles to model strings, to mappings
-    with `model` and engine arguments, or to engines. None: the shipped Countdown models.
+    with `model` and engine arguments, or to engines. None: the shipped Countdown models, which are
+    asked as the recipes do where nothing else is said.
     strategy: None is best-of-N where there is a verifier, majority voting where there is none.
     verifiers: by role, specs with `name`, `model` (the role that serves it) and settings.
     round_size: problems that do not learn from each other, where a chain policy learns at all.
@@ -61,20 +66,31 @@ class Solver:
         self.shipped = models is None
         if models is None:
             models = SHIPPED_MODELS
-            verifiers = SHIPPED_VERIFIERS if verifiers is None else verifiers
+            if verifiers is None:
+                verifiers, strategy = SHIPPED_VERIFIERS, strategy or SHIPPED_STRATEGY
+            sampling = sampling or SHIPPED_SAMPLING
+            max_tokens = max_tokens or SHIPPED_MAX_TOKENS
         elif isinstance(models, str):
             models = {"policy": models}
+        elif not isinstance(models, Mapping):
+            raise ConfigError(
+                f"models={models!r}: give a model string, such as 'local/path', or a mapping of "
+                f"roles to models"
+            )
         if strategy is None:
             strategy = "best_of_n" if verifiers else "majority"
+        if not isinstance(budget, Budget | None):
+            raise ConfigError(f"budget={budget!r}: give a Budget, such as Budget(tokens=4000)")
+        bound = {role: engine(spec) for role, spec in models.items()}
         self._configuration = Configuration(
             strategy=build(strategies, strategy),
             policy=build(chain_policies, chain_policy),
-            engines={role: engine(spec) for role, spec in models.items()},
+            engines=bound,
             verifiers={role: verifier(spec) for role, spec in (verifiers or {}).items()},
             sampling=sampling or Sampling(),
             max_tokens=max_tokens,
             budget=budget or Budget(),
-            costs=dict(costs or {}),
+            costs={role: cost_model(model) for role, model in bound.items()} | dict(costs or {}),
             seed=seed,
             round_size=round_size,
         )
@@ -149,6 +165,8 @@ class Solver:
     def _problem(self, problem: str | Problem) -> Problem:
         if isinstance(problem, Problem):
             return problem
+        if not isinstance(problem, str):
+            raise ConfigError(f"{problem!r} is no problem: give its text, or a reasoning.Problem")
         recognised = recognise(problem)
         if recognised is not None:
             return recognised

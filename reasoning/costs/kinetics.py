@@ -89,5 +89,9 @@ class CostModel:
         read = self.shape.kv_elements * (2 * (context - shared) * new + new**2)
         return self.flops(context, new, prefill) + self.intensity * read
 
+    @property
+    def priced(self) -> bool:
+        return any((self.prefill_price, self.cached_price, self.token_price))
+
     def money(self, new: int, prefill: int, cached: int) -> float:
         return self.token_price * new + self.prefill_price * prefill + self.cached_price * cached

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import reasoning
-from reasoning import Budget, Problem, Solver
+from reasoning import Budget, Problem, Sampling, Solver
 from reasoning.engines.scripted import Line, ScriptedEngine, VirtualTimeLoop
 from reasoning.errors import (
     CapabilityError,
@@ -53,6 +53,33 @@ def test_a_flops_budget_too_small_for_the_prompt_spends_nothing() -> None:
     solution = majority(engine, budget=Budget(flops=1e3), costs=costs).solve(problem())
     assert solution.status == "budget" and solution.answer is None
     assert "flops" in (solution.error or "") and engine.totals.requests == 0
+
+
+def test_more_chains_than_tokens_are_not_made() -> None:
+    """A billion chains within 100 tokens are the few that fit, and nothing waits for the rest."""
+    engine = ScriptedEngine(script=ANSWERS)
+    solution = majority(engine, n=10**9, budget=Budget(tokens=100), max_tokens=30).solve(problem())
+    assert solution.status == "budget" and 0 < solution.usage.tokens <= 100
+    assert solution.answer is not None
+
+
+def test_questions_of_other_words_are_other_problems(tmp_path: Path) -> None:
+    engine = ScriptedEngine(script=lambda prompt, key: Line(f"answer of {prompt}"))
+    solver = Solver({"policy": engine}, strategy="single", run=tmp_path)
+    first, second = solver.solve_many(["one?", "two?"])
+    assert "one?" in first.text and "two?" in second.text and first.problem != second.problem
+    asked = engine.totals.requests
+    assert solver.solve("two?").text == second.text and engine.totals.requests == asked
+    with pytest.raises(ConfigError, match="5 is no problem"):
+        solver.solve(5)  # type: ignore[arg-type]
+
+
+def test_the_shipped_model_is_asked_as_the_recipes_ask_it() -> None:
+    configuration = Solver()._configuration
+    assert configuration.sampling.temperature == 0.6 and configuration.max_tokens == 640
+    assert configuration.strategy.model_dump()["n"] and "Weighted" in repr(configuration.strategy)
+    own = Solver(strategy="single", sampling=Sampling(temperature=1.0), max_tokens=50)
+    assert own._configuration.sampling.temperature == 1.0 and own._configuration.max_tokens == 50
 
 
 @pytest.mark.parametrize("n", [1, 4, 16])
@@ -208,6 +235,11 @@ def test_an_engine_fault_fails_its_problem_and_no_other() -> None:
         ({"strategy": "best_of_n"}, UnknownName, "verifier"),
         ({"models": {"policy": "nothing/x"}}, UnknownName, "nothing"),
         ({"models": {"draft": ScriptedEngine()}}, UnknownName, "policy"),
+        ({"models": 5}, ConfigError, "mapping of roles"),
+        ({"strategy": 5}, ConfigError, "is no strategy: give its name"),
+        ({"budget": 100}, ConfigError, r"give a Budget, such as"),
+        ({"budget": Budget(flops=1e9)}, ConfigError, "role 'policy' does not say"),
+        ({"budget": Budget(money=1)}, ConfigError, "needs `prices` in a recipe, `costs`"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_runs(
@@ -218,7 +250,12 @@ def test_what_is_wrong_is_said_before_anything_runs(
 
 
 def test_prompts_that_cannot_be_asked() -> None:
-    for content, words in (("", "empty"), ("a\0b", "NUL"), ("x" * 1_000_001, "shorten")):
+    for content, words in (
+        ("", "empty"),
+        ("a\0b", "NUL"),
+        ("a\ud800b", "surrogate"),
+        ("x" * 1_000_001, "shorten"),
+    ):
         with pytest.raises(PromptError, match=words):
             Problem("p", ({"role": "user", "content": content},))
     engine = ScriptedEngine(script=ANSWERS, context_length=8)
