@@ -82,6 +82,8 @@ class Solver:
         if not isinstance(budget, Budget | None):
             raise ConfigError(f"budget={budget!r}: give a Budget, such as Budget(tokens=4000)")
         bound = {role: engine(spec) for role, spec in models.items()}
+        counted = budget is not None and (budget.flops is not None or budget.eflops is not None)
+        shapes = {role: cost_model(model) for role, model in bound.items()}
         self._configuration = Configuration(
             strategy=build(strategies, strategy),
             policy=build(chain_policies, chain_policy),
@@ -90,7 +92,7 @@ class Solver:
             sampling=sampling or Sampling(),
             max_tokens=max_tokens,
             budget=budget or Budget(),
-            costs={role: cost_model(model) for role, model in bound.items()} | dict(costs or {}),
+            costs=(shapes if counted else {}) | dict(costs or {}),
             seed=seed,
             round_size=round_size,
         )

@@ -237,16 +237,22 @@ def test_no_answer_says_why(
 @pytest.mark.parametrize(
     ("given", "temperature", "most", "strategy"),
     [
-        ([], 0.6, 640, "weighted"),
-        (["--temperature", "1", "--max-tokens", "9"], 1.0, 9, "weighted"),
-        (["--model", "local/countdown-policy"], 1.0, None, "majority"),
+        ([], None, None, None),  # Solver's own defaults
+        (["--temperature", "1", "--max-tokens", "9"], 1.0, 9, None),
+        (["-n", "8"], None, None, {"name": "weighted", "n": 8}),
+        (
+            ["--model", "local/countdown-policy", "-n", "8"],
+            None,
+            None,
+            {"name": "majority", "n": 8},
+        ),
     ],
 )
-def test_the_shipped_model_is_asked_as_the_recipes_do(
+def test_solve_says_only_what_it_was_told(
     given: list[str],
-    temperature: float,
+    temperature: float | None,
     most: int | None,
-    strategy: str,
+    strategy: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     made: dict[str, Any] = {}
@@ -259,8 +265,8 @@ def test_the_shipped_model_is_asked_as_the_recipes_do(
     monkeypatch.setattr(sys, "argv", ["reasoning", "solve", "Use 1, 2 to make 3", *given])
     with pytest.raises(SystemExit):
         cli.main()
-    assert made["sampling"].temperature == temperature and made["max_tokens"] == most
-    assert made["strategy"] == strategy
+    told = made["sampling"] and made["sampling"].temperature
+    assert (told, made["max_tokens"], made["strategy"]) == (temperature, most, strategy)
 
 
 def test_another_recipe_does_not_share_a_folder(tmp_path: Path) -> None:

@@ -22,7 +22,10 @@ SEARCHES: dict[str, dict[str, Any]] = {
     "particle_filtering": {"n": 8},
 }
 # A token costs 1 in money; to read or to write one is 2 FLOPs.
-COSTS = {"policy": CostModel(ModelShape(parameters=1, kv_elements=0, gqa=1), token_price=1.0)}
+COSTS = {
+    "policy": CostModel(ModelShape(parameters=1, kv_elements=0, gqa=1), token_price=1.0),
+    "prm": CostModel(ModelShape(parameters=0, kv_elements=0, gqa=1)),  # counted as free
+}
 
 
 def search(name: str, budget: Budget) -> tuple[Solution, ScriptedEngine]:
