@@ -69,7 +69,7 @@ class Solver:
             if verifiers is None:
                 verifiers, strategy = SHIPPED_VERIFIERS, strategy or SHIPPED_STRATEGY
             sampling = sampling or SHIPPED_SAMPLING
-            max_tokens = max_tokens or SHIPPED_MAX_TOKENS
+            max_tokens = SHIPPED_MAX_TOKENS if max_tokens is None else max_tokens
         elif isinstance(models, str):
             models = {"policy": models}
         elif not isinstance(models, Mapping):
@@ -82,8 +82,9 @@ class Solver:
         if not isinstance(budget, Budget | None):
             raise ConfigError(f"budget={budget!r}: give a Budget, such as Budget(tokens=4000)")
         bound = {role: engine(spec) for role, spec in models.items()}
-        counted = budget is not None and (budget.flops is not None or budget.eflops is not None)
-        shapes = {role: cost_model(model) for role, model in bound.items()}
+        priced = dict(costs or {})
+        if budget is not None and (budget.flops is not None or budget.eflops is not None):
+            priced = {role: cost_model(model) for role, model in bound.items()} | priced
         self._configuration = Configuration(
             strategy=build(strategies, strategy),
             policy=build(chain_policies, chain_policy),
@@ -92,7 +93,7 @@ class Solver:
             sampling=sampling or Sampling(),
             max_tokens=max_tokens,
             budget=budget or Budget(),
-            costs=(shapes if counted else {}) | dict(costs or {}),
+            costs=priced,
             seed=seed,
             round_size=round_size,
         )

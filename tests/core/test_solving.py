@@ -78,6 +78,8 @@ def test_the_shipped_model_is_asked_as_the_recipes_ask_it() -> None:
     configuration = Solver()._configuration
     assert configuration.sampling.temperature == 0.6 and configuration.max_tokens == 640
     assert configuration.strategy.model_dump()["n"] and "Weighted" in repr(configuration.strategy)
+    with pytest.raises(ConfigError, match="max_tokens=0"):
+        Solver(max_tokens=0)
     own = Solver(strategy="single", sampling=Sampling(temperature=1.0), max_tokens=50)
     assert own._configuration.sampling.temperature == 1.0 and own._configuration.max_tokens == 50
 
