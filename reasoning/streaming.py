@@ -269,6 +269,7 @@ class _Segment:
     ) -> None:
         self.key, self.digest, self.what, self.size, self.lease = key, ask_digest, what, size, lease
         self.handed = 0
+        self._wanted = 0  # tokens that its reader waits for
         self.cancelled = False
         self.cut: str | None = None  # what ended it, if that was neither the model nor its reader
         self.lost = False  # it was cancelled with its reader, as the losers of a race are
@@ -303,7 +304,9 @@ class _Segment:
             known -= again
             self._ids.extend(ids[again:])
             self._logprobs.extend(logprobs[again:])
-            self._arrived.set()
+            # A reader of every 50th token is not woken for each.
+            if len(self._ids) >= self._wanted:
+                self._arrived.set()
 
         return sink
 
@@ -313,7 +316,8 @@ class _Segment:
 
     async def take(self, count: int) -> list[int]:
         """The next `count` tokens; fewer when the segment has ended."""
-        while len(self._ids) < self.handed + count:
+        self._wanted = self.handed + count
+        while len(self._ids) < self._wanted:
             if self._task is None and self.lost:
                 # As then, its reader gets no more, and is cancelled when the race is over.
                 await asyncio.get_running_loop().create_future()
