@@ -30,7 +30,7 @@ from reasoning.budget import Budget
 from reasoning.configuration import Configuration, cost_model, name_of
 from reasoning.costs.kinetics import HARDWARE, CostModel
 from reasoning.engines.base import Engine, Sampling
-from reasoning.errors import ConfigError
+from reasoning.errors import ConfigError, DataError
 from reasoning.naming import Spec, build, explain
 from reasoning.registry import chain_policies, strategies, tasks
 from reasoning.solver import engine, verifier
@@ -162,7 +162,7 @@ class Recipe(_Part):
             recipe.build_task()
         except ValidationError as error:
             raise ConfigError(f"recipe {path}: {explain(error)}") from None
-        except ConfigError as error:
+        except (ConfigError, DataError) as error:
             raise type(error)(f"recipe {path}: {error}") from None
         return recipe
 

@@ -51,7 +51,12 @@ def test_the_readmes_recipe_is_right(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("recipe", sorted(path.name for path in RECIPES.glob("*.yaml")))
-def test_every_recipe_is_right(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_recipe_is_right(
+    recipe: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("transcripts_math100x16.jsonl.gz", "math500.jsonl"):
+        (tmp_path / name).touch()
+    monkeypatch.setenv("REASONING_DATA", str(tmp_path))
     monkeypatch.chdir(README.parent)
     assert Recipe.load(RECIPES / recipe).configurations()
 

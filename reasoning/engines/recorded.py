@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from reasoning.engines.base import (
     Capabilities,
@@ -65,9 +65,14 @@ class Prompts(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    file: str
+    file: Path
     id: str = "id"
     text: str = "problem"
+
+    @field_validator("file")
+    @classmethod
+    def _there(cls, file: Path) -> Path:
+        return _found(file)
 
 
 class RecordedEngine(Engine):
@@ -104,9 +109,6 @@ class RecordedEngine(Engine):
             from reasoning.naming import explain
 
             raise ConfigError(f"{self.name}: {explain(error)}") from None
-        # Where the folder is not known yet, a recipe can be read, though not run.
-        if self._path.is_absolute() or os.environ.get(DATA):
-            self._check_files()
         self.context_length = context_length
         self.tokenizer: CharacterTokenizer = CharacterTokenizer()
         self._samples: dict[str, list[str]] = {}  # by prompt text
@@ -115,7 +117,6 @@ class RecordedEngine(Engine):
     async def start(self) -> None:
         if self._samples:
             return
-        self._check_files()
         texts = self._read_prompts()
         found: dict[str, list[tuple[Any, str]]] = {}
         for number, line in _lines(self._path):
@@ -221,19 +222,13 @@ class RecordedEngine(Engine):
             await asyncio.sleep(0)
         return completion
 
-    def _check_files(self) -> None:
-        for path in (self._path, *([_found(self._prompts.file)] if self._prompts else [])):
-            if not path.is_file():
-                hint = "" if path.is_absolute() else f"; set {DATA} to the folder that holds it"
-                raise DataError(f"{self.name}: there is no file {path}{hint}")
-
     def _read_prompts(self) -> dict[str, str]:
         if self._prompts is None:
             return {}
         named = self._prompts
         return {
             str(self._field(line, named.id, number)): str(self._field(line, named.text, number))
-            for number, line in _lines(_found(named.file))
+            for number, line in _lines(named.file)
         }
 
     def _text(self, line: dict[str, Any], number: int) -> str:
@@ -251,10 +246,17 @@ class RecordedEngine(Engine):
             raise DataError(f"{self._path}:{number} has no field {name!r}; set `columns`") from None
 
 
-def _found(name: str) -> Path:
+def _found(name: str | Path) -> Path:
+    """The file of that name, as it stands or in the data folder. Raises DataError without one."""
     path = Path(name).expanduser()
     folder = os.environ.get(DATA)
-    return path if path.is_file() or not folder else Path(folder).expanduser() / path
+    hint = ""
+    if not path.is_file() and not path.is_absolute():
+        path = Path(folder or "").expanduser() / path
+        hint = f"; is {DATA} the right folder?" if folder else f"; set {DATA} to the folder of it"
+    if not path.is_file():
+        raise DataError(f"recorded: there is no file {path}{hint}")
+    return path
 
 
 def _shared(one: str, other: str) -> int:

@@ -14,6 +14,7 @@ from reasoning.engines.base import SampleRequest, Stream
 from reasoning.engines.recorded import RecordedEngine
 from reasoning.errors import CapabilityError, ConfigError, DataError, ReasoningError
 from reasoning.journal import Journal
+from reasoning.recipe import Recipe
 from reasoning.runner import Job, Runner
 from reasoning.session import Session
 
@@ -201,15 +202,30 @@ def test_a_relative_file_is_looked_for_in_the_data_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recording(tmp_path)
-    monkeypatch.delenv("REASONING_DATA", raising=False)
-    engine = RecordedEngine("samples.jsonl.gz", columns=COLUMNS)  # a recipe can be read
-    with pytest.raises(DataError, match="set REASONING_DATA"):
-        Solver({"policy": engine}, strategy="single").solve(PROBLEM)
     monkeypatch.setenv("REASONING_DATA", str(tmp_path))
     engine = RecordedEngine("samples.jsonl.gz", columns=COLUMNS)
     assert Solver({"policy": engine}, strategy="single").solve(PROBLEM).answer == "a"
-    with pytest.raises(DataError, match="no file"):
-        RecordedEngine("other.jsonl.gz", columns=COLUMNS)
+
+
+@pytest.mark.parametrize("missing", ["samples.jsonl.gz", "prompts.jsonl"])
+def test_a_recipe_whose_recording_is_not_there_is_refused_as_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    recording(tmp_path)
+    (tmp_path / "prompts.jsonl").touch()
+    (tmp_path / "recipe.yaml").write_text(
+        "{name: x, task: countdown, strategies: [single], models: {policy: "
+        "{model: recorded/samples.jsonl.gz, prompts: {file: prompts.jsonl}}}}"
+    )
+    monkeypatch.setenv("REASONING_DATA", str(tmp_path))
+    assert Recipe.load(tmp_path / "recipe.yaml")
+    (tmp_path / missing).unlink()
+    said = f"recipe .*recipe.yaml: .*no file {tmp_path / missing}; is REASONING_DATA the right"
+    with pytest.raises(DataError, match=said):
+        Recipe.load(tmp_path / "recipe.yaml")
+    monkeypatch.delenv("REASONING_DATA")
+    with pytest.raises(DataError, match=r"no file samples.*; set REASONING_DATA to"):
+        Recipe.load(tmp_path / "recipe.yaml")
 
 
 def test_a_system_message_may_stand_before_a_recorded_prompt(tmp_path: Path) -> None:
