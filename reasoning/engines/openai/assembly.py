@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from reasoning.engines.base import Completion, Finish, SampleRequest, Sink, TokenLogprob
-from reasoning.engines.openai.faults import Malformed
+from reasoning.engines.openai.faults import QUOTED, Malformed
 
 EVENT_BYTES = 16 << 20  # of one event; a longer one never ends
 
@@ -22,11 +22,13 @@ class EventReader:
 
     def __init__(self) -> None:
         self._rest = b""
+        self.head = b""  # how the body begins
         self.finished = False  # [DONE] has come
 
     def feed(self, chunk: bytes) -> list[Any]:
         """Parsed events that this chunk completes. Raises Malformed."""
         events = []
+        self.head = self.head or chunk.lstrip()[:QUOTED]
         # Lines are split as bytes: a character's bytes may be cut, a newline is one byte.
         *lines, self._rest = (self._rest + chunk).split(b"\n")
         if len(self._rest) > EVENT_BYTES:

@@ -19,7 +19,7 @@ from reasoning.errors import (
     PromptError,
 )
 from tests.engines import stub_server
-from tests.engines.openai.asking import ask
+from tests.engines.openai.asking import ask, chat
 from tests.engines.openai.conftest import MakeEngine
 from tests.engines.stub_server import Stub
 
@@ -171,6 +171,21 @@ async def test_no_json_is_an_error(
     stub.always = stub_server.raw(b"data: " + body + b"\n\n" if streamed else body, "text/html")
     with pytest.raises((EngineReplyError, EngineUnavailable), match="/v1/completions"):
         await engine.sample(ask(), (lambda *_: None) if streamed else None)
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+async def test_a_server_that_does_not_stream_is_told_apart(
+    plain: Stub, connect: MakeEngine, indent: int | None
+) -> None:
+    engine = await connect(plain, flavour="chat")
+    whole = {"choices": [{"index": 0, "message": {"content": "hi"}, "finish_reason": "stop"}]}
+    plain.always = stub_server.raw(json.dumps(whole, indent=indent).encode())
+    said = "/v1/chat/completions ignores `stream: true` .*; use a server that streams"
+    for request, sink in ((chat(engine), lambda *_: None), (chat(engine, stop=("x",)), None)):
+        plain.bodies.clear()
+        with pytest.raises(EngineReplyError, match=said):
+            await engine.sample(request, sink)
+        assert len(plain.bodies) == 1, "another attempt would be paid for too"
 
 
 async def test_a_stream_that_reports_an_error_is_retried(stub: Stub, connect: MakeEngine) -> None:
