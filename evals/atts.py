@@ -21,7 +21,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,7 +31,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from reasoning.errors import DataError, ReasoningError
+from reasoning.cli import end_with
+from reasoning.errors import DataError
 from reasoning.evals import markdown, records
 from reasoning.evals.statistics import Estimate, paired_ratio
 from reasoning.strategies.chains.banks import BankFile
@@ -290,7 +290,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except ReasoningError as error:
-        sys.exit(f"error: {error}")
+    end_with(main)

@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rich.console import Console
 from rich.table import Table
 
+from reasoning.cli import end_with
 from reasoning.engines.base import (
     Engine,
     EngineUsage,
@@ -41,7 +41,7 @@ from reasoning.engines.base import (
     TokenLogprob,
 )
 from reasoning.engines.scripted import Line, ScriptedEngine, VirtualTimeLoop
-from reasoning.errors import ConfigError, DataError, ReasoningError
+from reasoning.errors import ConfigError, DataError
 from reasoning.evals import markdown
 from reasoning.evals.tasks import Countdown
 from reasoning.problem import Problem
@@ -298,7 +298,4 @@ def _table(given: argparse.Namespace, found: dict[int, list[tuple[float, float]]
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except ReasoningError as error:
-        sys.exit(f"error: {error}")
+    end_with(main)

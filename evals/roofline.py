@@ -15,7 +15,6 @@ run alone, one after the other: with more chains in a batch a pass costs each of
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +24,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from reasoning.cli import end_with
 from reasoning.costs.kinetics import HARDWARE, ModelShape
 from reasoning.costs.roofline import Roofline
-from reasoning.errors import ConfigError, ReasoningError
+from reasoning.errors import ConfigError
 from reasoning.evals import markdown, records
 from reasoning.evals import table as tables
 from reasoning.evals.table import Row
@@ -148,7 +148,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except ReasoningError as error:
-        sys.exit(f"error: {error}")
+    end_with(main)

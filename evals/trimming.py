@@ -28,6 +28,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from reasoning.cli import end_with
 from reasoning.errors import ConfigError
 from reasoning.evals import markdown
 from reasoning.evals.grading import Outcome, grade
@@ -274,4 +275,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    end_with(main)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -260,11 +261,17 @@ def _options(
 
 
 def main() -> None:
-    """Entry point. One line for an error; a bug's line says that it is one."""
+    """Entry point."""
+    end_with(lambda arguments: app(arguments or ["--help"], standalone_mode=False))
+
+
+def end_with(command: Callable[[list[str]], Any]) -> NoReturn:
+    """Run a command on what stands on the line, and exit. One line for an error; a bug's line says
+    that it is one."""
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
     try:
-        sys.exit(app(arguments or ["--help"], standalone_mode=False))
+        sys.exit(command(arguments))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

@@ -16,6 +16,7 @@ from reasoning.errors import ReasoningError
 from reasoning.evals import records, table
 from reasoning.recipe import Recipe
 
+RECIPES = Path(__file__).parents[2] / "recipes"
 RECIPE = """
 name: scripted
 task: {name: countdown, split: dev, numbers: 3, count: 6}
@@ -188,6 +189,27 @@ def test_wrong_usage_is_one_line(arguments: list[str], code: int, words: str) ->
     command = [sys.executable, "-m", "reasoning.cli", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == code and done.stderr.startswith("error: ")
+    assert words in done.stderr and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["trimming", "missing.yaml"], "missing.yaml: No such file"),
+        (["trimming", str(RECIPES / "transcripts_trimming.yaml")], "set REASONING_DATA"),
+        (["atts", "report", "missing"], "missing"),
+        (["makespan", "play", "missing.json"], "missing.json holds no measured times"),
+        (["makespan", "measure", "--chunks", "1", "--out", "no/folder"], "no/folder"),
+        (["roofline", "missing", "--baseline", "single"], "missing"),
+    ],
+)
+def test_errors_of_other_commands_are_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], words: str
+) -> None:
+    monkeypatch.delenv("REASONING_DATA", raising=False)
+    command = [sys.executable, "-m", f"reasoning.evals.{arguments[0]}", *arguments[1:]]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and done.stderr.startswith("error: ")
     assert words in done.stderr and done.stderr.count("\n") == 1
 
 
