@@ -9,6 +9,7 @@
 | overhead | a chain policy that never acts against plain streaming |
 | utilisation | searches against best-of-N: how busy they keep the models |
 | wallclock | searches against best-of-N at equal tokens: how long they take |
+| drafting | chain policies with a draft against plain decoding, on vLLM |
 
 Writes runs/bench/<table>.md and .json; with --into, also between the document's markers
 `<!-- table:bench-<table> -->`.
@@ -27,6 +28,7 @@ from rich.console import Console
 
 from bench import (
     cores,
+    drafting,
     embedded,
     imports,
     overhead,
@@ -97,6 +99,16 @@ def _wallclock(sizes: argparse.Namespace) -> Table:
     )
 
 
+def _drafting(sizes: argparse.Namespace) -> Table:
+    from reasoning.engines.vllm import VLLMEngine
+
+    policy, draft = (
+        VLLMEngine(f"countdown-{name}", max_model_len=1024, memory_share=0.4)
+        for name in ("policy", "draft")
+    )
+    return asyncio.run(drafting.run(policy, draft, sizes.pairs, sizes.problems, sizes.max_tokens))
+
+
 def _policies(*, with_vllm: bool) -> list[Engine]:
     """The shipped policy on each engine that runs in process."""
     from reasoning.engines.local import LocalEngine
@@ -130,10 +142,11 @@ PARTS: dict[str, Callable[[argparse.Namespace], Table]] = {
     "overhead": _overhead,
     "utilisation": _utilisation,
     "wallclock": _wallclock,
+    "drafting": _drafting,
 }
 # Few of all; a vLLM takes a minute to start, and runs in `embedded`.
 QUICK = {"at": (1, 32), "problems": 2, "waves": 1, "max_tokens": 32, "scale": 1 / 64}
-QUICK_PARTS = [part for part in PARTS if part != "transport-vllm"]
+QUICK_PARTS = [part for part in PARTS if part not in ("transport-vllm", "drafting")]
 
 
 def main() -> None:

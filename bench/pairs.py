@@ -57,6 +57,11 @@ def share(ours: Sequence[Sample], theirs: Sequence[Sample]) -> Estimate:
     return paired_ratio([s.rate for s in ours], [s.rate for s in theirs])
 
 
+def longer(ours: Sequence[Sample], theirs: Sequence[Sample]) -> Estimate:
+    """Ratio of seconds, paired by round, with its 95 % interval."""
+    return paired_ratio([s.seconds for s in ours], [s.seconds for s in theirs])
+
+
 def cpu_ms(samples: Sequence[Sample]) -> Estimate:
     """CPU milliseconds for a request, with the 95 % interval."""
     return mean_interval([s.cpu_ms for s in samples])

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+import time
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from itertools import count
 
-from reasoning.budget import Budget
+from bench.pairs import Sample
+from reasoning.budget import Budget, Usage
 from reasoning.configuration import Configuration
 from reasoning.engines.base import Engine, Sampling
 from reasoning.evals.tasks import Countdown
@@ -29,12 +33,13 @@ def configuration(
     policy: Engine,
     prm: Engine | None = None,
     *,
+    draft: Engine | None = None,
     chain_policy: Spec = "plain",
     budget: Budget | None = None,
     max_tokens: int = MAX_TOKENS,
 ) -> Configuration:
     """A strategy at the recipes' temperature, with `prm` as its verifier's model if it has one."""
-    engines = {"policy": policy}
+    engines = {"policy": policy} | ({} if draft is None else {"draft": draft})
     verifiers: dict[str, tuple[Verifier, str | None]] = {}
     if prm is not None:
         engines["prm"] = prm
@@ -74,3 +79,46 @@ async def cold(configuration: Configuration) -> None:
     for engine in configuration.engines.values():
         await engine.close()
         await engine.start()
+
+
+@dataclass(frozen=True, slots=True)
+class Solved(Sample):
+    """roles: the usage of each role, for all its problems."""
+
+    roles: dict[str, Usage]
+
+    @property
+    def usage(self) -> Usage:
+        return Usage.sum(self.roles.values())
+
+
+class Again:
+    """The same problems in every measurement, with other luck; cold: from engines loaded anew."""
+
+    def __init__(
+        self,
+        runner: Runner,
+        configuration: Configuration,
+        problems: Sequence[Problem],
+        *,
+        cold: bool,
+    ) -> None:
+        self._runner = runner
+        self._configuration = configuration
+        self._problems = problems
+        self._cold = cold
+        self._replicates = count()
+
+    async def __call__(self) -> Solved:
+        replicate = next(self._replicates)
+        jobs = [Job(problem, self._configuration, replicate) for problem in self._problems]
+        if self._cold:
+            await cold(self._configuration)
+        roles: dict[str, Usage] = {}
+        began, cpu = time.perf_counter(), time.process_time()
+        async for _, solution in solved(self._runner, jobs):
+            for role, usage in solution.roles.items():
+                roles[role] = roles.get(role, Usage()) + usage
+        taken = time.perf_counter() - began, time.process_time() - cpu
+        tokens = sum(usage.tokens for usage in roles.values())
+        return Solved(tokens, len(jobs), *taken, roles)

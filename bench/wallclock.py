@@ -8,22 +8,16 @@ among, which is the harder case.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import count
 from statistics import fmean
 
 from bench import solving
-from bench.pairs import Sample, alternate, share
+from bench.pairs import alternate, longer, share
 from bench.report import Row, Table, shown, verdict
+from bench.solving import Again, Solved
 from reasoning.budget import Budget, Usage
 from reasoning.configuration import Configuration
 from reasoning.engines.base import Engine
-from reasoning.evals.statistics import paired_ratio
 from reasoning.naming import Spec
-from reasoning.problem import Problem
-from reasoning.runner import Job, Runner
 
 FULL, WIDTH = 256, 4
 PROBLEMS = 30  # at once, at most
@@ -55,36 +49,6 @@ def strategies(n: int, chain_tokens: int) -> dict[str, tuple[Spec, Budget]]:
             budget,
         ),
     }
-
-
-@dataclass(frozen=True, slots=True)
-class Search(Sample):
-    """usage: of all its problems."""
-
-    usage: Usage
-
-
-class Searching:
-    """The same problems in every measurement, with other luck, from cold caches."""
-
-    def __init__(
-        self, runner: Runner, configuration: Configuration, problems: Sequence[Problem]
-    ) -> None:
-        self._runner = runner
-        self._configuration = configuration
-        self._problems = problems
-        self._replicates = count()
-
-    async def __call__(self) -> Search:
-        replicate = next(self._replicates)
-        jobs = [Job(problem, self._configuration, replicate) for problem in self._problems]
-        await solving.cold(self._configuration)
-        usage = Usage()
-        began, cpu = time.perf_counter(), time.process_time()
-        async for _, solution in solving.solved(self._runner, jobs):
-            usage += solution.usage
-        taken = time.perf_counter() - began, time.process_time() - cpu
-        return Search(usage.tokens, len(jobs), *taken, usage)
 
 
 async def run(
@@ -121,23 +85,22 @@ async def run(
             return made
 
         four = await bound({"name": "best_of_n", "n": 4}, Budget())
-        looked = await Searching(runner, four, solving.dev(problems))()
+        looked = await Again(runner, four, solving.dev(problems), cold=True)()
         contenders = {}
         for name, (strategy, budget) in strategies(n, looked.tokens // (4 * problems)).items():
             configuration = await bound(strategy, budget)
-            contenders[name] = Searching(runner, configuration, solving.dev(problems))
+            contenders[name] = Again(runner, configuration, solving.dev(problems), cold=True)
         found = await alternate(contenders, rounds)
     for name, samples in found.items():
         table.add(_row(name, samples, found[BASELINE], n))
     return table
 
 
-def _row(name: str, samples: list[Search], base: list[Search], n: int) -> Row:
-    longer = paired_ratio([s.seconds for s in samples], [s.seconds for s in base])
+def _row(name: str, samples: list[Solved], base: list[Solved], n: int) -> Row:
     a_token = share(base, samples)
     spent = Usage.sum(s.usage for s in samples)
     goal = verdict(a_token.high < GOAL) if n == FULL else f"measured at {n}"
-    compared = ("1", "1") if name == BASELINE else (shown(longer), shown(a_token))
+    compared = ("1", "1") if name == BASELINE else (shown(longer(samples, base)), shown(a_token))
     cells = (
         name,
         f"{fmean(s.seconds for s in samples):.1f}",

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bench import bounds, overhead, solving, utilisation, wallclock
+from bench import bounds, drafting, overhead, solving, utilisation, wallclock
 from bench.pairs import Sample, alternate, share
 from bench.report import Row, Table
 from reasoning.budget import Usage
@@ -175,3 +175,14 @@ def test_a_scale_is_a_number_of_chains_that_beams_divide() -> None:
 
 def test_cache_hits_are_a_share_of_what_was_read() -> None:
     assert (wallclock.hits(3, 1), wallclock.hits(0, 0)) == ("75%", "-")
+
+
+def test_drafting_stands_beside_plain_decoding_and_the_pairs_own_ratio() -> None:
+    policy, draft = writer(), ScriptedEngine("draft", script=("3+4=7 : 7 9\nanswer 3+4\n",))
+    table = asyncio.run(drafting.run(policy, draft, rounds=2, problems=2, max_tokens=64))
+    plain, *drafted = table.rows
+    assert plain.cells[4] == "1" and plain.cells[3] == "0" and plain.data["samples"][0].tokens > 0
+    for row in drafted:
+        roles = row.data["samples"][0].roles
+        assert roles["draft"].tokens > 0
+        assert row.cells[5] == plain.cells[5]
