@@ -15,6 +15,8 @@ from reasoning.shared_state import evidence
 from reasoning.trace import Trace
 
 RESULTS = "results.jsonl"
+# What a run that goes on reads of its records.
+_NEEDED = {"configuration", "problem", "replicate", "grade", "usage"}
 
 
 def record(
@@ -74,10 +76,20 @@ def read(folders: Iterable[Path]) -> Iterator[dict[str, Any]]:
         except OSError as error:
             raise DataError(f"{path}: {error.strerror}; run a recipe first") from None
         for number, line in enumerate(lines[:-1], 1):
-            try:
-                yield json.loads(line)
-            except ValueError:
-                raise DataError(f"{path}:{number} is not a result record") from None
+            found = _parsed(line)
+            if not isinstance(found, dict) or not found.keys() >= _NEEDED:
+                raise DataError(
+                    f"{path}:{number} is not a result record; delete the line, and run the recipe "
+                    f"again: the journal has what was paid for"
+                )
+            yield found
+
+
+def _parsed(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None
 
 
 def command(folder: Path) -> str:

@@ -101,6 +101,39 @@ def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
         assert final_table(folder) == final_table(whole)
 
 
+@pytest.mark.parametrize("damaged", [b'{"run":"scr', b"\0\0", b"\xff", b"[1]", b'{"run": "x"}'])
+def test_a_damaged_line_is_told_and_can_be_deleted(
+    tmp_path: Path,
+    damaged: bytes,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def said(*arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["reasoning", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        told = capsys.readouterr()
+        assert not ended.value.code or told.err.count("\n") == 1
+        return told.err if ended.value.code else told.out
+
+    monkeypatch.chdir(tmp_path)
+    text = RECIPE.replace("seconds: 0.5", "seconds: 0").replace("count: 6", "count: 1")
+    (tmp_path / "recipe.yaml").write_text(text)
+    assert "expected 12" in said("run", "recipe.yaml")
+    folder = Path("runs") / "scripted"
+    results, journal = folder / records.RESULTS, (folder / "journal.jsonl").read_bytes()
+    whole, lines = final_table(folder), results.read_bytes().splitlines(keepends=True)
+    results.write_bytes(b"".join([lines[0], damaged, b"\n", *lines[2:]]))
+    for command in (["table", str(folder)], ["run", "recipe.yaml"]):
+        assert f"{results}:2 is not a result record; delete the line" in said(*command)
+    results.write_bytes(b"".join([lines[0], *lines[2:]]))
+    assert "0 skipped" in said("run", "recipe.yaml") and final_table(folder) == whole
+    assert (folder / "journal.jsonl").read_bytes() == journal
+    with results.open("ab") as file:
+        file.write(damaged)  # as a kill leaves it
+    assert "single" in said("table", str(folder)) and "0 skipped" in said("run", "recipe.yaml")
+
+
 def test_what_was_in_flight_is_listed_as_asked_again(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     play(folder, 40)
