@@ -115,21 +115,10 @@ class Usage(NamedTuple):
         """The fields that are not zero; `Usage(**usage.sparse())` is the same usage."""
         return {name: value for name, value in zip(self._fields, self, strict=True) if value}
 
-    def scaled(self, share: float, least: Usage) -> Usage:
-        """`share` of this worst case: whole tokens and passes, never under `least`."""
-        return self._replace(
-            tokens=max(least.tokens, math.floor(self.tokens * share + 1e-9)),
-            verifier_passes=max(
-                least.verifier_passes, math.floor(self.verifier_passes * share + 1e-9)
-            ),
-            flops=self.flops * share,
-            eflops=self.eflops * share,
-            money=self.money * share,
-        )
-
 
 _NOTHING = Usage()
 _EVERY_UNIT = frozenset(UNITS)
+_WHOLE = frozenset({"tokens", "verifier_passes"})  # units that come in whole numbers
 
 
 @dataclass(slots=True)
@@ -311,12 +300,13 @@ class Ledger:
             raise BudgetExhausted(refusal)
         if any(node._open_leases for node, _ in self._checks):
             return None
-        share = min(
-            max(0.0, node._free(unit)) / getattr(worst, unit)
-            for node, unit in self._checks
-            if getattr(worst, unit) > 0
-        )
-        return worst.scaled(min(1.0, share), least)
+        granted = worst
+        for node, unit in self._checks:
+            free = node._free(unit)
+            fits = math.floor(free) if unit in _WHOLE else free
+            if fits < getattr(granted, unit):
+                granted = granted._replace(**{unit: max(getattr(least, unit), fits)})
+        return granted
 
     def _wake(self) -> None:
         for node, _ in self._line:

@@ -82,9 +82,6 @@ class Solver:
         if not isinstance(budget, Budget | None):
             raise ConfigError(f"budget={budget!r}: give a Budget, such as Budget(tokens=4000)")
         bound = {role: engine(spec) for role, spec in models.items()}
-        priced = dict(costs or {})
-        if budget is not None and (budget.flops is not None or budget.eflops is not None):
-            priced = {role: cost_model(model) for role, model in bound.items()} | priced
         self._configuration = Configuration(
             strategy=build(strategies, strategy),
             policy=build(chain_policies, chain_policy),
@@ -93,7 +90,7 @@ class Solver:
             sampling=sampling or Sampling(),
             max_tokens=max_tokens,
             budget=budget or Budget(),
-            costs=priced,
+            costs={role: cost_model(model) for role, model in bound.items()} | dict(costs or {}),
             seed=seed,
             round_size=round_size,
         )

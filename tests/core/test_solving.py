@@ -55,6 +55,20 @@ def test_a_flops_budget_too_small_for_the_prompt_spends_nothing() -> None:
     assert "flops" in (solution.error or "") and engine.totals.requests == 0
 
 
+@pytest.mark.parametrize("tokens", [1, 5, 9])
+def test_a_cap_is_used_up_in_its_own_unit_whatever_else_is_counted(tokens: int) -> None:
+    """FLOPs that nothing caps, and FLOPs enough, cost no token of a cap on tokens."""
+    from reasoning.costs.kinetics import CostModel, ModelShape
+
+    costs = {"policy": CostModel(ModelShape(1e6, 1e3, 2))}
+    for flops in (None, 1e12):
+        engine = ScriptedEngine(script=[Line("x" * 10, ends=False)])
+        budget = Budget(tokens=tokens, flops=flops)
+        settings = {"strategy": "single", "budget": budget, "max_tokens": 10, "costs": costs}
+        solver = Solver({"policy": engine}, **settings)  # type: ignore[arg-type]
+        assert solver.solve(problem()).usage.tokens == tokens
+
+
 def test_more_chains_than_tokens_are_not_made() -> None:
     """A billion chains within 100 tokens are the few that fit, and nothing waits for the rest."""
     engine = ScriptedEngine(script=ANSWERS)
