@@ -24,14 +24,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from reasoning.budget import Budget
 from reasoning.configuration import Configuration, cost_model, name_of
 from reasoning.costs.kinetics import HARDWARE, CostModel
 from reasoning.engines.base import Engine, Sampling
 from reasoning.errors import ConfigError, DataError
-from reasoning.naming import Spec, build, explain
+from reasoning.naming import Spec, build, check_settings, explain
 from reasoning.registry import chain_policies, strategies, tasks
 from reasoning.solver import engine, verifier
 from reasoning.strategy import ChainPolicy
@@ -41,6 +41,13 @@ MAX_RECIPE_BYTES = 1_000_000
 
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_settings(cls, given: Any) -> Any:
+        if isinstance(given, dict):
+            check_settings(cls.__name__.removesuffix("Spec").lower(), cls, given)
+        return given
 
 
 class SamplingSpec(_Part):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from reasoning.errors import ConfigError, UnknownName
@@ -41,10 +41,8 @@ class Registry:
         """The object behind `name`. Raises UnknownName with the nearest names."""
         self._scan()
         if name not in self._entries:
-            close = difflib.get_close_matches(name, self._entries, n=3)
-            hint = f"did you mean {' or '.join(close)}? " if close else ""
             raise UnknownName(
-                f"unknown {self.kind} {name!r}: {hint}known are {', '.join(self)} "
+                f"unknown {self.kind} {name!r}: {nearest(name, self)}known are {', '.join(self)} "
                 f"(`reasoning ls {self.kind}` says more)"
             )
         value = self._entries[name]
@@ -75,6 +73,12 @@ class Registry:
                     f"{point.dist.name if point.dist else '?'} is already taken; rename it there"
                 )
             self._entries[point.name] = point.value
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A question after the known names that are spelled nearly so; nothing where none is."""
+    close = difflib.get_close_matches(name, list(known), n=3)
+    return f"did you mean {' or '.join(close)}? " if close else ""
 
 
 strategies = Registry(

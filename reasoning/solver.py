@@ -14,7 +14,7 @@ from reasoning.costs.kinetics import CostModel
 from reasoning.engines.base import Engine, Sampling
 from reasoning.errors import ConfigError
 from reasoning.journal import Journal, digest
-from reasoning.naming import Spec, build
+from reasoning.naming import Spec, build, check_settings
 from reasoning.problem import Problem, Solution
 from reasoning.registry import chain_policies, engines, strategies, tasks, verifiers
 from reasoning.replies import ReplyStore
@@ -211,7 +211,9 @@ def engine(spec: Any) -> Engine:
         )
     kind, _, name = model.partition("/")
     try:
-        made: Engine = engines.get(kind)(name, **settings)
+        make = engines.get(kind)
+        check_settings(f"engine {kind!r}", make, settings)
+        made: Engine = make(name, **settings)
     except ImportError as missing:
         raise ConfigError(
             f"engine {kind!r} needs a package that is not installed ({missing.name}); "

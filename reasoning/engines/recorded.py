@@ -39,6 +39,7 @@ from reasoning.engines.base import (
 from reasoning.engines.characters import EOS, CharacterTokenizer
 from reasoning.engines.weights import file_hash
 from reasoning.errors import CapabilityError, ConfigError, DataError, EngineReplyError
+from reasoning.naming import check_settings, explain
 from reasoning.stated import stated
 
 DATA = "REASONING_DATA"  # the folder in which relative paths are looked for
@@ -102,12 +103,12 @@ class RecordedEngine(Engine):
             raise ConfigError(f"{self.name}: answers {answers!r} must be `stated`, or left out")
         self._answers = answers
         self._path = _found(model)
+        check_settings(f"{self.name}, columns", Columns, columns or {})
+        check_settings(f"{self.name}, prompts", Prompts, prompts or {})
         try:
             self._columns = Columns(**(columns or {}))
             self._prompts = Prompts(**prompts) if prompts else None
         except ValidationError as error:
-            from reasoning.naming import explain
-
             raise ConfigError(f"{self.name}: {explain(error)}") from None
         self.context_length = context_length
         self.tokenizer: CharacterTokenizer = CharacterTokenizer()

@@ -261,3 +261,14 @@ async def test_what_cannot_be_asked(engine: Engine) -> None:
         await engine.sample(ask((99_999,), range(1), 1))
     with pytest.raises(PromptError, match="context"):
         await engine.sample(ask((3,) * 5000, range(1), 1))
+
+
+@pytest.mark.vllm
+async def test_an_argument_that_vllm_does_not_have_is_told_before_it_starts() -> None:
+    reason = _without_vllm()
+    if reason:
+        pytest.skip(reason)
+    from reasoning.engines.vllm import VLLMEngine
+
+    with pytest.raises(ConfigError, match="`max_model_length`: did you mean max_model_len"):
+        await VLLMEngine(POLICY, max_model_length=1024).start()

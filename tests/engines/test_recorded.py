@@ -100,8 +100,8 @@ def test_what_a_recording_cannot_answer(tmp_path: Path) -> None:
         Solver({"policy": engine}, strategy="single").solve(other)
     with pytest.raises(DataError, match="no file"):
         RecordedEngine(str(tmp_path / "nothing"))
-    with pytest.raises(ConfigError, match="colour"):
-        RecordedEngine(path, columns={"colour": "x"})
+    with pytest.raises(ConfigError, match=r"`txt`: did you mean text\? known are problem"):
+        RecordedEngine(path, columns={"txt": "x"})
     with pytest.raises(DataError, match=r"samples\.jsonl\.gz:1 has no field 'problem'"):
         Solver({"policy": RecordedEngine(path)}, strategy="single").solve(PROBLEM)
 

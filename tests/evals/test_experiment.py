@@ -167,7 +167,10 @@ def test_ctrl_c_ends_a_run_in_order_and_it_goes_on(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ("seeds: [0, 1]", "seed: 1", "unknown setting `seed`"),
+        ("seeds: [0, 1]", "seed: 1", "unknown setting `seed`: did you mean seeds. known are name,"),
+        ("seconds: 0.5", "secnds: 0.5", "engine 'scripted': .*`secnds`: did you mean seconds"),
+        ("max_tokens: 15", "tokens: 15", "sampling: unknown setting `tokens`: did you mean max_to"),
+        ("count: 6", "cuont: 6", "unknown setting `cuont`: did you mean count. known are split"),
         ("name: majority", "name: majorty", "did you mean majority"),
         ("n: [3, 9]", "n: [3, none]", "`n`"),
         ("tokens: 60", "tokens: .nan", "not a number"),
@@ -180,7 +183,7 @@ def test_ctrl_c_ends_a_run_in_order_and_it_goes_on(tmp_path: Path) -> None:
         ("in_flight: 4", "\t", "not plain YAML"),
         ("in_flight: 4", "seeds: [2]", "`seeds` stands there 2 times"),
         ("name: scripted", "name: 2025-13-01", "not plain YAML"),
-        ("in_flight: 4", "1: 2", "`1`: Keys should be strings"),
+        ("in_flight: 4", "1: 2", "unknown setting `1`"),
         ("seeds: [0, 1]", "seeds: [0, 0]", "stands there twice"),
         ("count: 6", "count: 0", "`count` must be a whole number above 0"),
         ("count: 6", "count: .nan", "`count` must be a whole number above 0"),

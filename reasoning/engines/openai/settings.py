@@ -9,7 +9,7 @@ from urllib.parse import urlsplit, urlunsplit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from reasoning.errors import ConfigError
-from reasoning.naming import explain
+from reasoning.naming import check_settings, explain
 
 Flavour = Literal["auto", "vllm", "completions", "chat"]
 
@@ -59,15 +59,15 @@ class Settings(BaseModel):
 
 def read(arguments: dict[str, Any]) -> Settings:
     """Checked settings. Raises ConfigError naming the argument that is unknown or wrong."""
+    if "api_key" in arguments:
+        raise ConfigError(
+            "engine 'openai': a key is never given as an argument; put it into the "
+            "environment variable OPENAI_API_KEY (or the one that `api_key_env` names)"
+        )
+    check_settings("engine 'openai'", Settings, arguments, ("model",))
     try:
         return Settings(**arguments)
     except ValidationError as error:
-        if any(problem["loc"][:1] == ("api_key",) for problem in error.errors()):
-            # The usual message would show the value.
-            raise ConfigError(
-                "engine 'openai': a key is never given as an argument; put it into the "
-                "environment variable OPENAI_API_KEY (or the one that `api_key_env` names)"
-            ) from None
         raise ConfigError(f"engine 'openai': {explain(error)}") from None
 
 

@@ -9,6 +9,7 @@ decoded at once (`token_keyed` is false).
 from __future__ import annotations
 
 import asyncio
+import inspect
 import itertools
 import math
 import os
@@ -41,6 +42,7 @@ from reasoning.errors import (
     ModelError,
     PromptError,
 )
+from reasoning.registry import nearest
 
 # vLLM's CPU build asks for nearly all of the machine's memory unless it is told a size.
 CPU_KV_BYTES = 512 << 20
@@ -95,6 +97,13 @@ class VLLMEngine(Engine):
         self._on_cpu = bool(current_platform.is_cpu())
         self._totals = {"new": 0.0, "prefill": 0.0, "cached": 0.0}
         arguments = self._defaults() | self._arguments
+        known = inspect.signature(AsyncEngineArgs).parameters
+        for name in self._arguments:
+            if name not in known:
+                raise ConfigError(
+                    f"{self.name}: unknown setting `{name}`: {nearest(name, known)}known are "
+                    f"memory_share and vLLM's engine arguments"
+                )
         try:
             made = AsyncEngineArgs(model=str(self._folder), **arguments)
         except TypeError as error:
