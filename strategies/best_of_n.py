@@ -8,7 +8,9 @@
 | weighted | the answer whose chains' scores sum highest; by majority where all are 0 |
 
 An N that the budget does not fit is cut before anything is sent. Ties go to the earlier chain;
-of equal answers the first one's wording is returned.
+of equal answers the first one's wording is returned. Where none of several chains could be rated
+the problem has failed, with the majority as its best so far; what else a verifier may get wrong is
+in verifiers/scoring.py.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ from reasoning.chain import Chain
 from reasoning.context import Context
 from reasoning.errors import BudgetExhausted
 from reasoning.strategy import Outcome, Strategy
-from reasoning.verifiers.aggregate import Aggregation, aggregate
+from reasoning.verifiers.aggregate import Aggregation
+from reasoning.verifiers.scoring import Scoring
 
 
 class Single(Strategy):
@@ -74,29 +77,30 @@ class _Rated(_Sampled):
             raise BudgetExhausted(f"{self.__class__.__name__} needs at least one verifier pass")
         return int(min(self.n, passes))
 
-    async def scores(self, ctx: Context, chains: Sequence[Chain]) -> list[float]:
-        ratings = await ctx.rate(chains, role=self.role)
-        return [aggregate(rating.scores, self.aggregate) for rating in ratings]
+    def scoring(self, ctx: Context) -> Scoring:
+        return Scoring(ctx, self.aggregate, self.role)
 
 
 class BestOfN(_Rated):
     """The chain with the highest score; one without an answer only when none has one."""
 
     async def choose(self, ctx: Context, chains: Sequence[Chain], majority: Outcome) -> Outcome:
-        scores = await self.scores(ctx, chains)
+        scoring = self.scoring(ctx)
+        scores = await scoring.score(chains)
         best = max(
             range(len(chains)),
             key=lambda i: (ctx.answer(chains[i]) is not None, scores[i], -i),
         )
-        return ctx.offer(chains[best], score=scores[best])
+        return ctx.offer(chains[best], score=scores[best], **scoring.counters())
 
 
 class Weighted(_Rated):
     """The answer whose chains' scores sum highest; where all of them are 0, the majority's."""
 
     async def choose(self, ctx: Context, chains: Sequence[Chain], majority: Outcome) -> Outcome:
-        scores = await self.scores(ctx, chains)
-        return ctx.offer(most_voted(ctx, chains, scores))
+        scoring = self.scoring(ctx)
+        scores = await scoring.score(chains)
+        return ctx.offer(most_voted(ctx, chains, scores), **scoring.counters())
 
 
 def most_voted(ctx: Context, chains: Sequence[Chain], weights: Sequence[float]) -> Chain:

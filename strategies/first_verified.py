@@ -8,8 +8,10 @@ from pydantic import Field
 
 from reasoning.chain import Chain
 from reasoning.context import Context
+from reasoning.errors import RatingFailed
 from reasoning.strategy import Outcome, Strategy
-from reasoning.verifiers.aggregate import Aggregation, aggregate
+from reasoning.verifiers.aggregate import Aggregation
+from reasoning.verifiers.scoring import Scoring
 
 
 class FirstVerified(Strategy):
@@ -18,7 +20,8 @@ class FirstVerified(Strategy):
     Starts N chains, rates each as it arrives, stops at the first score of at least
     `threshold` and cancels the rest. With an exact verifier (`check`) it is an oracle strategy.
 
-    Without an accepted chain the best-rated one is the answer.
+    Without an accepted chain the best-rated one is the answer; a chain whose rating failed has
+    score 0, and where none of several could be rated the problem has failed.
     """
 
     racing: ClassVar[bool] = True
@@ -32,18 +35,26 @@ class FirstVerified(Strategy):
         return (self.role,)
 
     async def solve(self, ctx: Context) -> Outcome:
-        best: tuple[float, Outcome] | None = None
+        scoring = Scoring(ctx, self.aggregate, self.role)
+        best: tuple[float, Chain] | None = None
+        outcome = Outcome(None, "")
         async with ctx.race() as race:
             for index in range(self.n):
                 race.start(str(index), _writer(index))
             async for _, chain in race:
-                (rating,) = await ctx.rate([chain], role=self.role)
-                score = aggregate(rating.scores, self.aggregate)
+                (score,) = await scoring.score([chain])
                 if best is None or score > best[0]:
-                    best = score, ctx.offer(chain, score=score)
+                    best = score, chain
+                outcome = ctx.offer(best[1], score=best[0], **scoring.counters())
                 if score >= self.threshold:
                     break
-        return best[1] if best else Outcome(None, "")
+        if scoring.failed == self.n > 1:
+            raise RatingFailed(
+                f"verifier in role {self.role!r} could rate none of the {self.n} chains of problem "
+                f"{ctx.problem.id!r}",
+                [None] * self.n,
+            )
+        return outcome
 
 
 def _writer(index: int):  # type: ignore[no-untyped-def]

@@ -23,7 +23,8 @@ from reasoning.errors import BudgetExhausted, PromptError
 from reasoning.problem import Message
 from reasoning.strategies.best_of_n import most_voted
 from reasoning.strategy import Outcome, Strategy
-from reasoning.verifiers.aggregate import Aggregation, aggregate
+from reasoning.verifiers.aggregate import Aggregation
+from reasoning.verifiers.scoring import Scoring
 
 INSTRUCTION = (
     "Your solution above may be wrong. Look for a mistake in it, then solve the problem again "
@@ -61,10 +62,11 @@ class SequentialRevision(Strategy):
         return (self.role,) if self.select == "verifier" else ()
 
     async def solve(self, ctx: Context) -> Outcome:
+        scoring = Scoring(ctx, self.aggregate, self.role)
         first = await ctx.write(ctx.prompt, self._fitting(ctx, self.parallel))
         ctx.offer(most_voted(ctx, first, [1.0] * len(first)))
-        chains = [[attempt] for attempt in await self._rated(ctx, first)]
-        outcome = self._offer(ctx, chains)
+        chains = [[attempt] for attempt in await self._rated(scoring, first)]
+        outcome = self._offer(ctx, chains, scoring)
         for number in range(1, self.sequential):
             # A chain whose last attempt the budget refused goes no further.
             going = [chain for chain in chains if len(chain) == number]
@@ -82,11 +84,11 @@ class SequentialRevision(Strategy):
             fresh = [revision for revision in found if revision is not None]
             if not fresh:
                 break
-            rated = iter(await self._rated(ctx, fresh))
+            rated = iter(await self._rated(scoring, fresh))
             for chain, revision in zip(going, found, strict=True):
                 if revision is not None:
                     chain.append(next(rated))
-            outcome = self._offer(ctx, chains)
+            outcome = self._offer(ctx, chains, scoring)
         return outcome
 
     def messages(self, ctx: Context, attempts: Sequence[Chain]) -> list[Message]:
@@ -131,21 +133,22 @@ class SequentialRevision(Strategy):
             raise BudgetExhausted("revisions selected by a verifier need at least one pass")
         return int(min(attempts, passes))
 
-    async def _rated(self, ctx: Context, chains: Sequence[Chain]) -> list[Attempt]:
+    async def _rated(self, scoring: Scoring, chains: Sequence[Chain]) -> list[Attempt]:
         if self.select == "majority":
             return [Attempt(chain) for chain in chains]
-        ratings = await ctx.rate(chains, role=self.role)
-        scores = (aggregate(rating.scores, self.aggregate) for rating in ratings)
+        scores = await scoring.score(chains)
         return [Attempt(chain, score) for chain, score in zip(chains, scores, strict=True)]
 
-    def _offer(self, ctx: Context, chains: Sequence[Sequence[Attempt]]) -> Outcome:
+    def _offer(
+        self, ctx: Context, chains: Sequence[Sequence[Attempt]], scoring: Scoring
+    ) -> Outcome:
         attempts = sum(map(len, chains))
         if self.select == "majority":
             # By age, over all chains: of answers that tie, the one that was there first.
             flat = [chain[n] for n in range(self.sequential) for chain in chains if n < len(chain)]
             return ctx.offer(_weighted(ctx, flat).chain, attempts=attempts)
         best = _weighted(ctx, [_weighted(ctx, chain) for chain in chains])
-        return ctx.offer(best.chain, score=best.score, attempts=attempts)
+        return ctx.offer(best.chain, score=best.score, attempts=attempts, **scoring.counters())
 
 
 def _weighted(ctx: Context, attempts: Sequence[Attempt]) -> Attempt:

@@ -26,7 +26,8 @@ from reasoning.context import Context
 from reasoning.errors import BudgetExhausted
 from reasoning.strategies.best_of_n import most_voted
 from reasoning.strategy import Outcome, Strategy, Unit, Until
-from reasoning.verifiers.aggregate import Aggregation, aggregate
+from reasoning.verifiers.aggregate import Aggregation
+from reasoning.verifiers.scoring import Scoring
 
 T = TypeVar("T")
 
@@ -116,10 +117,7 @@ class Steps:
     """Writes and scores the steps of one problem.
 
     longest: the most tokens a path may have. cap: the most that a step may have.
-    rounds: writes that waited for the one before (sequential depth). clamped: rewards outside
-    [0, 1] or NaN, which count as the nearest bound, NaN as 0. failed: chains whose rating failed
-    or was empty; they score 0. short: ratings with fewer rewards than the path has steps (one
-    for the whole path is not short); they are used as they are.
+    rounds: writes that waited for the one before (sequential depth).
     """
 
     def __init__(self, ctx: Context, settings: Stepwise) -> None:
@@ -128,9 +126,7 @@ class Steps:
         self.longest = ctx.cap(ctx.bindings.engine("policy"), ctx.prompt, None)
         self.cap = min(settings.step_tokens, self.longest)
         self.rounds = 0
-        self.clamped = 0
-        self.failed = 0
-        self.short = 0
+        self._scoring = Scoring(ctx, settings.aggregate, settings.role)
         self._reserve: Context | None = None
 
     # Writing.
@@ -268,14 +264,8 @@ class Steps:
     # Scoring.
 
     async def score(self, chains: Sequence[Chain]) -> list[float]:
-        """One score in [0, 1] for each path, from one verifier pass each, asked as one batch.
-
-        A path whose rating failed scores 0 and is counted, but when every one of several failed
-        the error is raised. Raises BudgetExhausted when the passes do not fit.
-        """
-        rated = await self.ctx.rate_some(chains, role=self.settings.role)
-        ratings = [() if rating is None else rating.scores for rating in rated]
-        return [self._aggregated(c, scores) for c, scores in zip(chains, ratings, strict=True)]
+        """One score in [0, 1] for each path: see Scoring."""
+        return await self._scoring.score(chains)
 
     async def score_and_write(
         self, chains: Sequence[Chain], asks: Sequence[Ask]
@@ -288,17 +278,6 @@ class Steps:
         both: list[Coroutine[Any, Any, Any]] = [self.score(chains), self.write(asks)]
         scores, written = await _all(both)
         return scores, written
-
-    def _aggregated(self, chain: Chain, scores: tuple[float, ...]) -> float:
-        if not scores:
-            self.failed += 1
-            return 0.0
-        separator = self.ctx.problem.step
-        written = chain.text.count(separator) + bool(chain.text.rsplit(separator, 1)[-1].strip())
-        self.short += 1 < len(scores) < written
-        within = [0.0 if math.isnan(s) else min(1.0, max(0.0, s)) for s in scores]
-        self.clamped += sum(w != s for w, s in zip(within, scores, strict=True))
-        return aggregate(within, self.settings.aggregate)
 
     # Budgets.
 
@@ -376,13 +355,7 @@ class Steps:
 
     def counters(self) -> dict[str, Any]:
         """What happened on the way, for a solution's meta; zeros are left out."""
-        counted = {
-            "rounds": self.rounds,
-            "clamped_rewards": self.clamped,
-            "failed_ratings": self.failed,
-            "short_ratings": self.short,
-        }
-        return {name: value for name, value in counted.items() if value}
+        return ({"rounds": self.rounds} if self.rounds else {}) | self._scoring.counters()
 
 
 async def _all(asks: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

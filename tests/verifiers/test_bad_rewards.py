@@ -78,10 +78,13 @@ async def test_no_model_is_a_configuration_error() -> None:
             await verifier.rate(PROBLEM, [chain("a")], None)
 
 
-def failing(engine: ScriptedEngine, **settings: Any) -> Solver:
-    policy = ScriptedEngine(script=["fine\nfine", "a\nb", "fine again"])
+def failing(
+    engine: ScriptedEngine,
+    policy: Sequence[str] = ("fine\nfine", "a\nb", "fine again"),
+    **settings: Any,
+) -> Solver:
     return Solver(
-        {"policy": policy, "prm": engine},
+        {"policy": ScriptedEngine(script=list(policy)), "prm": engine},
         strategy={"name": "best_of_n", "n": 8},
         verifiers={"verifier": {"name": "prm", "model": "prm"}},
         max_tokens=12,
@@ -90,14 +93,19 @@ def failing(engine: ScriptedEngine, **settings: Any) -> Solver:
 
 
 async def test_what_the_others_cost_is_charged_when_one_item_fails() -> None:
-    """A verifier that fails for one item of a batch: the problem fails and says why; no cap is
-    passed, and what was rated is on the account."""
+    """A verifier that fails for one item of a batch: the rest decides, no cap is passed, and what
+    was rated is on the account."""
     async with failing(Broken(math.nan, 0.5), budget=Budget(verifier_passes=8)) as solver:
-        solutions = [solution async for solution in solver.asolve_many([PROBLEM])]
-    (solution,) = solutions
-    assert solution.status == "failed" and "gave nan for step 0" in (solution.error or "")
-    assert 0 < solution.usage.verifier_passes < 8
+        solution = await solver.asolve(PROBLEM)
+    assert solution.status == "ok" and "fine" in solution.text
+    assert solution.usage.verifier_passes == 8 - solution.meta["failed_ratings"] < 8
     assert solution.usage.verifier_prefill > 0
+
+
+async def test_a_verifier_that_fails_for_all_fails_the_problem_and_says_why() -> None:
+    async with failing(Broken(math.nan, 0.5), policy=["a\nb"]) as solver:
+        (solution,) = [solution async for solution in solver.asolve_many([PROBLEM])]
+    assert solution.status == "failed" and "gave nan for step 0" in (solution.error or "")
     assert solution.answer is not None  # the majority, offered before
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 from reasoning import Budget, Solver
 from reasoning.chain import Chain
 from reasoning.engines.scripted import Line, ScriptedEngine
-from reasoning.errors import ConfigError, ReasoningError, UnknownName
+from reasoning.errors import ConfigError, UnknownName
 from reasoning.randomness import key
 from reasoning.strategies.revision import INSTRUCTION, SequentialRevision
 from reasoning.strategies.self_refine import CRITIQUE, REFINE, SelfRefine
@@ -205,15 +204,6 @@ def test_rewards_all_zero_or_alike_leave_the_first_answer() -> None:
             verifiers={"verifier": Words()},
         )
         assert solution.answer == f"a{digit}" and solution.status == "ok"
-
-
-def test_a_reward_that_is_no_number_is_an_error() -> None:
-    class Broken(Verifier):
-        async def rate(self, problem: Any, chains: Sequence[Chain], engine: Any) -> list[Rating]:
-            return [Rating((math.nan,)) for _ in chains]
-
-    with pytest.raises(ReasoningError, match="NaN"):
-        revise(2, 2, select="verifier", verifiers={"verifier": Broken()})
 
 
 def test_a_run_is_continued_with_the_same_asks(tmp_path: Path) -> None:
