@@ -1,4 +1,4 @@
-"""Aggregation of step scores: order relations and edge cases."""
+"""Aggregation of step scores: fact 2.8.5 and edge cases."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ scores_strategy = st.lists(st.floats(0, 1), min_size=1, max_size=12)
 
 
 @given(scores=scores_strategy)
-def test_order(scores: list[float]) -> None:
+def test_aggregate_2_8_5_order(scores: list[float]) -> None:
     assert aggregate(scores, "prod") <= aggregate(scores, "min")
     assert aggregate(scores, "min") <= aggregate(scores, "mean") <= max(scores)
     assert aggregate(scores, "min") <= aggregate(scores, "last")
 
 
 @given(score=st.floats(0, 1), how=st.sampled_from(Aggregation))
-def test_all_rules_agree_on_one_step(score: float, how: Aggregation) -> None:
+def test_aggregate_2_8_5_all_rules_agree_on_one_step(score: float, how: Aggregation) -> None:
     assert aggregate([score], how) == score
 
 
 @given(scores=scores_strategy, head=scores_strategy)
-def test_last_ignores_earlier_steps(scores: list[float], head: list[float]) -> None:
+def test_aggregate_2_8_5_last_ignores_earlier_steps(scores: list[float], head: list[float]) -> None:
     assert aggregate(head + scores, "last") == aggregate(scores, Aggregation.last)
 
 

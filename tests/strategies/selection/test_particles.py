@@ -194,7 +194,7 @@ def test_particles_3_8_1_one_particle_is_stepwise_sampling(seed: int) -> None:
 
 @pytest.mark.parametrize("how", Resampling)
 @pytest.mark.parametrize("seed", range(6))
-def test_particles_3_8_6_the_population_stays_and_the_finished_are_not_written_or_scored(
+def test_particles_3_8_6_and_3_8_10_the_finished_are_not_written_or_scored(
     how: Resampling, seed: int
 ) -> None:
     engine = ScriptedEngine(script=walk, rewards=by_digit)
@@ -204,7 +204,7 @@ def test_particles_3_8_6_the_population_stays_and_the_finished_are_not_written_o
         assert len(data["scores"]) == len(data["complete"]) == len(data["chosen"]) == 5
         most += live
         live = sum(not data["complete"][index] for index in data["chosen"])
-    # Fact 3.8.10 too: a pass for each live particle of each round, and nine tokens.
+    # A pass for each live particle of each round, and nine tokens.
     assert live == 0
     assert solution.usage.verifier_passes == solution.meta["passes"] == most
     assert solution.usage.tokens == engine.totals.new == 9 * most

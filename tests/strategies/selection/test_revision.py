@@ -1,4 +1,10 @@
-"""Sequential revision (facts 4.6.2, 4.6.3, 4.6.7, 4.6.9) and self-refine (fact 5.4.4)."""
+"""Sequential revision (facts 4.6.2, 4.6.3, 4.6.7, 4.6.9) and self-refine (fact 5.4.4).
+
+4.6.1 and the beams of 4.6.2 are in tests/strategies/search/test_beam.py. There is no test of 4.6.4,
+4.6.5, 4.6.6 and 4.6.10 (the router by difficulty, its bins and folds) nor of 4.6.8 (the multiplier
+for a larger model): they are the allocators' and their calibration profiles', of which there is
+`fixed` alone, which neither fits nor bins anything.
+"""
 
 from __future__ import annotations
 
