@@ -29,17 +29,30 @@ _LEAD = re.compile(r"^(?:indeed|just|simply|exactly|equal to|also|approximately|
 _NUMERIC = re.compile(r"\d|\\(?:pi|frac|sqrt|infty|text)|π|√|∞")
 _WORDS = re.compile(r"[A-Za-z]{2,}")
 _LONGEST = 60
+# An expression that waits for more: for what follows a sign, or for a command's argument.
+_OPEN = re.compile(
+    r"(?:[-−+*/·×÷^_=<>≈≤≥≠\\]|\\(?:cdot|times|div|pm|sqrt|left)|\\[dt]?frac(?:\s*\{[^{}]*\})?)$"
+)
 
 
 def stated(text: str, *, lines: int | None = None) -> str | None:
     """The answer stated last, or None. lines: how many sentences or lines are read, from the end
     (None: all)."""
     parts = [part for part in _LINE.split(text) if part and part.strip()]
-    for part in reversed(parts if lines is None else parts[-lines:]):
-        found = _boxed(part) or _concluded(part)
-        if found:
-            return found
+    for back, part in enumerate(reversed(parts if lines is None else parts[-lines:])):
+        boxed, concluded = _boxed(part), _concluded(part)
+        if not back and concluded and _unfinished(concluded):
+            concluded = None  # where the text was cut, not what it says
+        if boxed or concluded:
+            return boxed or concluded
     return None
+
+
+def _unfinished(value: str) -> bool:
+    """Whether an expression breaks off. Brackets of any kinds may pair, as those of intervals do;
+    more may close than open, as in `b) 12`."""
+    opened = sum(value.count(bracket) for bracket in "([{")
+    return opened > sum(value.count(bracket) for bracket in ")]}") or bool(_OPEN.search(value))
 
 
 def _boxed(part: str) -> str | None:
