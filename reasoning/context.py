@@ -62,11 +62,27 @@ class Context(Branch):
         return pricing.worst(self.bindings.cost("policy"), len(prefix.all_ids), max_tokens, n)
 
     def most_rated(self, prefix: Chain, max_tokens: int, *, role: str = "verifier") -> Usage:
-        """What one pass over `prefix` and up to `max_tokens` more costs a verifier that reads the
-        policy's tokens once: an estimate for those that read another layout, or write."""
-        size = len(prefix.all_ids) + max_tokens
-        whole = Reading(size, EngineUsage(prefill=size))
-        return pricing.verifying(self.bindings.cost(role), [whole])
+        """The most that one verifier pass over `prefix` and up to `max_tokens` more can cost.
+
+        The verifier's own worst case for one step more, lengthened by the tokens: an estimate
+        where they hold several steps or an answer, or are other tokens to the verifier's model.
+        """
+        verifier, engine = self.bindings.verifier(role)
+        # A verifier asks nothing about no text: some stands for what is written.
+        text = f"{prefix.text}{self.problem.step}?" if max_tokens else prefix.text
+        readings = verifier.most(self.problem, replace(prefix, text=text), engine)
+        whole = max((reading.size for reading in readings), default=0)
+        most = [
+            replace(
+                reading,
+                size=whole + max_tokens,
+                work=replace(reading.work, prefill=reading.work.prefill + max_tokens),
+            )
+            if reading.size == whole  # others end before the last step
+            else reading
+            for reading in readings
+        ]
+        return pricing.verifying(self.bindings.cost(role), most)
 
     def answer(self, chain: Chain) -> str | None:
         """The answer in a chain's text, as its task reads it."""

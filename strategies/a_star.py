@@ -21,7 +21,6 @@ from pydantic import Field
 
 from reasoning.chain import Chain
 from reasoning.context import Context
-from reasoning.errors import BudgetExhausted
 from reasoning.strategies.steps import Ask, Path, Step, Steps, Stepwise
 from reasoning.strategy import Outcome
 
@@ -254,10 +253,7 @@ class _Search:
         scorable = [node for node in born if node.state == "open"]
         try:
             await self._reward(scorable, k)
-        except BudgetExhausted as refused:  # by a cap other than passes
-            self.ctx.note_cut(refused.status)
-            return False
-        finally:
+        finally:  # also where the budget refuses it: with their parents' rewards
             for node in scorable:
                 self._push(node)
         return all(node.state == "closed" for node in batch)

@@ -139,7 +139,7 @@ class _Search:
         node = self.nodes[0]
         while node.children:
             node = _most_visited(node.children)
-        visited = None if node.step.complete else Path(node.step, node.score or 0.0)
+        visited = Path(node.step, node.score or 0.0)
         counts = {"simulations": self.simulations, "solutions": len(self.solutions)}
         return await self.steps.conclude(self.solutions, visited, self._select, **counts)
 

@@ -20,7 +20,9 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from reasoning.budget import Usage
 from reasoning.context import Context
+from reasoning.costs import pricing
 from reasoning.strategies.steps import Ask, Path, Select, Step, Steps, Stepwise
 from reasoning.strategy import Outcome
 
@@ -66,12 +68,17 @@ class Rebase(Stepwise):
         last = number == self.max_rounds - 1
         # The shares are not known yet: as if they were even.
         drawn = [live[place % len(live)].chain for place in range(wanted)]
-        fitting, _ = steps.fit(drawn, 1, each=steps.longest if last else None)
+        fitting, _ = steps.fit(
+            drawn,
+            1,
+            each=steps.longest if last else None,
+            before=self.weighing(steps.ctx, live),
+        )
         if fitting < wanted:
             steps.ctx.note_cut("budget")
         if not fitting:
             return []
-        shares = whole(await self.weights(steps.ctx, number, live), fitting)
+        shares = whole(await self.weights(steps.ctx, live), fitting)
         asks = [
             Ask(f"round-{number}.{index}", path.chain, share, "answer" if last else "step")
             for index, (path, share) in enumerate(zip(live, shares, strict=True))
@@ -86,9 +93,13 @@ class Rebase(Stepwise):
         scores = await steps.score([step.chain for step in found])
         return [Path(step, score) for step, score in zip(found, scores, strict=True)]
 
-    async def weights(self, ctx: Context, number: int, live: Sequence[Path]) -> Floats:
+    async def weights(self, ctx: Context, live: Sequence[Path]) -> Floats:
         """The share of each path in the next round."""
         return rebase_weights([path.score for path in live], self.temperature)
+
+    def weighing(self, ctx: Context, live: Sequence[Path]) -> Usage:
+        """The most that `weights` can cost."""
+        return Usage()
 
 
 class Dora(Rebase):
@@ -105,14 +116,20 @@ class Dora(Rebase):
         engine.capabilities.require(("embed",), engine=engine.name, who="strategy dora")
         return await super().solve(ctx)
 
-    async def weights(self, ctx: Context, number: int, live: Sequence[Path]) -> Floats:
-        quality = await super().weights(ctx, number, live)
+    async def weights(self, ctx: Context, live: Sequence[Path]) -> Floats:
+        quality = await super().weights(ctx, live)
         if len(live) == 1:
             return quality
         embeddings = await ctx.embed(
             [(path.chain, path.step.tokens) for path in live], role=self.embedder
         )
         return dora_weights(quality, cosines(embeddings), self.similarity_temperature)
+
+    def weighing(self, ctx: Context, live: Sequence[Path]) -> Usage:
+        if len(live) == 1:
+            return Usage()
+        cost = ctx.bindings.cost(self.embedder)
+        return Usage.sum(pricing.worst(cost, len(path.chain.all_ids), 0, 1) for path in live)
 
 
 def rebase_weights(rewards: Sequence[float], temperature: float) -> Floats:

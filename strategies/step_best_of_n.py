@@ -43,8 +43,7 @@ class StepBestOfN(Stepwise):
                 ctx.offer(best.chain, score=best.score)
                 if best.step.complete:
                     break
-        ended = best.step.complete
-        return await steps.conclude([best] if ended else [], None if ended else best, "best")
+        return await steps.conclude([], best, "best")
 
     async def _candidates(self, steps: Steps, number: int, path: Path) -> list[Step]:
         """The candidates for the next step; [] when the budget does not fit one."""

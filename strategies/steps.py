@@ -189,12 +189,15 @@ class Steps:
     @contextlib.asynccontextmanager
     async def reserving(self) -> AsyncIterator[None]:
         """Within the block the reserve is set aside in the ledger: nothing else can spend it,
-        unless `release` gives it back before."""
+        unless `release` gives it back before. An ask that the budget refuses ends the block, not
+        the search: what stands behind it concludes with what there is."""
         kept = self._kept()
         if kept.caps():
             self._reserve = self.ctx.child("reserve", kept)
         try:
             yield
+        except BudgetExhausted as refused:
+            self.ctx.note_cut(refused.status)
         finally:
             self.release()
 
@@ -289,6 +292,7 @@ class Steps:
         each: int | None = None,
         fresh: Sequence[bool] | None = None,
         scored: bool = True,
+        before: Usage | None = None,
     ) -> tuple[int, int]:
         """How many of `paths` can be expanded, k continuations each, in the worst case.
 
@@ -296,21 +300,24 @@ class Steps:
         fits, in any unit of the budget. A continuation costs up to `each` tokens (a step's cap, by
         default) and, if `scored`, a pass. A chain that stands there twice is read once.
         fresh: for each path whether its continuations have yet to be written (others are there
-        and only need scoring).
+        and only need scoring). before: what is spent first, however narrow it gets.
         """
         each = self.cap if each is None else each
         reads, writes = [], []  # what each path costs however wide it is, and each continuation
-        seen: set[int] = set()
+        passes: dict[int, Usage] = {}
         for path, new in zip(paths, fresh or [True] * len(paths), strict=True):
-            read, write = Usage(), self._pass(path, each) if scored else Usage()
+            again = id(path) in passes
+            if not again:
+                passes[id(path)] = self._pass(path, each) if scored else Usage()
+            read, write = Usage(), passes[id(path)]
             if new:
                 read = self.ctx.most_written(path, 0, each)
                 write += self.ctx.most_written(path, 1, each) - read
-            reads.append(Usage() if id(path) in seen else read)
-            seen.add(id(path))
+            reads.append(Usage() if again else read)
             writes.append(write)
         for count in range(len(paths), 0, -1):
-            fitting = self.ctx.times(Usage.sum(writes[:count]), Usage.sum(reads[:count]))
+            first = Usage.sum([before or Usage(), *reads[:count]])
+            fitting = self.ctx.times(Usage.sum(writes[:count]), first)
             if fitting >= 1:
                 return count, int(min(k, fitting))
         return 0, 0
@@ -342,11 +349,14 @@ class Steps:
         self, complete: Sequence[Path], live: Path | None, how: Select, **meta: Any
     ) -> Outcome:
         """The path chosen of the complete ones; where none of them has an answer, `live` is
-        written to its end and stands beside them. One of both there must be."""
+        written to its end, if it has none yet, and stands beside them. One of both there must
+        be."""
         paths = list(complete)
         if live is not None and not any(path.step.answer is not None for path in paths):
-            chain = await self.finish("finish", live.chain)
-            paths.append(Path(self.read(live.chain, chain), live.score))
+            if not live.step.complete:
+                chain = await self.finish("finish", live.chain)
+                live = Path(self.read(live.chain, chain), live.score)
+            paths.append(live)
         best = self.choose(paths, how)
         tokens = len(best.chain.ids)
         return self.ctx.offer(

@@ -8,7 +8,7 @@ import pytest
 
 from reasoning import Budget, Solution, Solver
 from reasoning.costs.kinetics import CostModel, ModelShape
-from reasoning.engines.scripted import ScriptedEngine
+from reasoning.engines.scripted import Line, ScriptedEngine
 from tests.strategies.selection.scripts import line, problem, reward
 
 SEARCHES: dict[str, dict[str, Any]] = {
@@ -19,6 +19,7 @@ SEARCHES: dict[str, dict[str, Any]] = {
     "step_best_of_n": {"n": 6},
     "mcts": {"n": 4},
     "rebase": {"n": 8},
+    "dora": {"n": 8},
     "particle_filtering": {"n": 8},
 }
 # A token costs 1 in money; to read or to write one is 2 FLOPs.
@@ -28,12 +29,28 @@ COSTS = {
 }
 
 
-def search(name: str, budget: Budget) -> tuple[Solution, ScriptedEngine]:
-    engine = ScriptedEngine(script=line, rewards=reward)
+PRM = {"name": "prm", "model": "prm"}
+# Writes 3 times up to 256 tokens about a path.
+IN_WORDS = {"name": "self_evaluation", "model": "policy", "n": 3}
+
+
+def script(prompt: str, stream: int) -> Line:
+    """Of a path: what it goes on with; of a question about one: a verdict, at length."""
+    if "Question:" not in prompt:
+        return line(prompt, stream)
+    return Line(f"{'.' * 150} {('Sure', 'Likely', 'Impossible')[stream % 3]}")
+
+
+def search(
+    name: str, budget: Budget, verifier: dict[str, Any] = PRM
+) -> tuple[Solution, ScriptedEngine]:
+    engine = ScriptedEngine(
+        script=script, rewards=reward, embeddings=lambda text: [reward(text), 1.0]
+    )
     solver = Solver(
         {"policy": engine, "prm": engine},
         strategy={"name": name, "step_tokens": 9, **SEARCHES[name]},
-        verifiers={"verifier": {"name": "prm", "model": "prm"}},
+        verifiers={"verifier": verifier},
         budget=budget,
         costs=COSTS,
         max_tokens=60,
@@ -60,3 +77,31 @@ def test_a_cap_on_flops_narrows_the_first_round_and_leaves_an_answer(name: str) 
     assert 0 < tight.usage.flops <= 120 and tight.status == "budget"
     found, _ = search(name, Budget(flops=500.0))
     assert found.usage.flops <= 500 and found.answer is not None
+
+
+@pytest.mark.parametrize("name", ["rebase", "dora"])
+@pytest.mark.parametrize("most", [260, 400, 560])
+def test_telling_paths_apart_leaves_an_answer(name: str, most: int) -> None:
+    """DORA reads all paths again before it draws; where that does not fit, the best is finished."""
+    found, _ = search(name, Budget(flops=float(most)))
+    assert found.usage.flops <= most and found.answer is not None
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_a_verifier_that_writes_narrows_a_search(name: str) -> None:
+    """A pass may take 768 tokens, and a step 9: of the 5,940 tokens that the reserve leaves, 7."""
+    free, _ = search(name, Budget(), IN_WORDS)
+    found, engine = search(name, Budget(tokens=6000), IN_WORDS)
+    assert found.answer is not None and found.usage.tokens <= 6000
+    assert found.usage.tokens - found.usage.reused == engine.totals.new
+    assert 7 <= found.usage.verifier_passes < free.usage.verifier_passes
+    assert engine.totals.log[0].n <= 7
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_a_pass_that_costs_more_than_was_foreseen_leaves_an_answer(name: str) -> None:
+    """What a verifier of answers costs is known once there are some: 768 tokens each."""
+    found, engine = search(name, Budget(tokens=400), IN_WORDS | {"kind": "result"})
+    assert found.status == "budget" and found.answer is not None
+    assert found.usage.tokens <= 400
+    assert found.usage.tokens - found.usage.reused == engine.totals.new
