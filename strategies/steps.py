@@ -47,6 +47,7 @@ class Stepwise(Strategy, abc.ABC):
     """
 
     unit: ClassVar[Unit] = "step"
+    needs: ClassVar[tuple[str, ...]] = ("sample", "continue_turn")
 
     step_by: Literal["separator", "tokens"] = "separator"
     separators: int = Field(default=1, ge=1)

@@ -6,8 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reasoning import Budget, Problem, Sampling
-from reasoning.errors import ConfigError
+from reasoning import Budget, Problem, Sampling, Solver
+from reasoning.engines.openai import OpenAIEngine
+from reasoning.errors import CapabilityError, ConfigError
+from reasoning.registry import strategies
+from reasoning.strategies.steps import Stepwise
+from tests.engines.stub_server import Stub
 from tests.strategies.search.trees import (
     PROBLEM,
     SEEDS,
@@ -129,3 +133,19 @@ def test_texts_keep_their_separators_whatever_the_sampling_says(strategy: str) -
         strategy, ends_at_depth(3), sampling=Sampling(include_stop=False), **NARROW[strategy]
     )
     assert found.text == "s0\ns0\nA0\n"
+
+
+@pytest.mark.parametrize("name", [n for n in strategies if issubclass(strategies.get(n), Stepwise)])
+async def test_a_server_that_cannot_continue_a_turn_is_refused_before_it_is_asked(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    async with Stub(vllm=False).serving() as stub:
+        solver = Solver(
+            {"policy": OpenAIEngine("m", base_url=stub.url)},
+            strategy=name,
+            verifiers={"verifier": "random"},
+        )
+        with pytest.raises(CapabilityError, match=f"{name} needs continue_turn"):
+            await solver.asolve(PROBLEM)
+        assert not stub.generations
