@@ -10,6 +10,7 @@ FOLDER/../replies.sqlite  chains by content, shared by the runs beside it
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import time
 from collections import Counter
@@ -73,8 +74,14 @@ async def run(
         names = {}
         for configuration in configurations:
             names[id(configuration)] = (await runner.bind(configuration)).identity
-        summary = Summary(folder, len(problems) * len(configurations) * len(recipe.seeds))
-        done = _finished(folder, summary, set(names.values()))
+        asked = [
+            (names[id(configuration)], problem.id, seed)
+            for configuration, problem, seed in itertools.product(
+                configurations, problems, recipe.seeds
+            )
+        ]
+        summary = Summary(folder, len(asked))
+        done = _finished(folder, summary, set(asked))
         _recall(runner.shared, folder, problems, configurations, names)
         _note_sitting(folder, configurations[0], command)
         lanes = [lane for lane in _lanes(recipe, problems, configurations, names, done) if lane]
@@ -155,7 +162,10 @@ def _recall(
             shared.add(*where, record["problem"], record.get("evidence", {}))
 
 
-def _finished(folder: Path, summary: Summary, names: set[str]) -> set[tuple[str, str, int]]:
+def _finished(
+    folder: Path, summary: Summary, asked: set[tuple[str, str, int]]
+) -> set[tuple[str, str, int]]:
+    """What of `asked` has a record, and it into the summary."""
     path = folder / records.RESULTS
     done: set[tuple[str, str, int]] = set()
     if not path.exists():
@@ -163,7 +173,7 @@ def _finished(folder: Path, summary: Summary, names: set[str]) -> set[tuple[str,
     _cut_torn_line(path)
     for record in records.read([folder]):
         key = (record["configuration"], record["problem"], record["replicate"])
-        if record["configuration"] in names and key not in done:
+        if key in asked and key not in done:
             done.add(key)
             summary.grades[record["grade"]] += 1
             summary.usage += Usage(**record["usage"])
@@ -185,11 +195,24 @@ def _keep_recipe(recipe: Recipe, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "recipe.json"
     text = recipe.model_dump_json(indent=2) + "\n"
-    if path.exists() and json.loads(path.read_text()).get("name") != recipe.name:
+    kept = json.loads(path.read_text()) if path.exists() else json.loads(text)
+    if kept.get("name") != recipe.name:
         raise JournalError(
             f"{folder} holds a run of another recipe; give another folder with --out"
         )
+    was, now = _problems_of(kept.get("task")), _problems_of(recipe.task)
+    if was != now:
+        raise JournalError(
+            f"{folder} holds answers to problems of another task ({was}, not {now}), which tables "
+            f"would mix; give the recipe another name, or another folder with --out"
+        )
     path.write_text(text)
+
+
+def _problems_of(task: Any) -> dict[str, Any]:
+    """What a task's spec says but for the count: with another count, problems are the same."""
+    spec = dict(task) if isinstance(task, dict) else {"name": task}
+    return {key: value for key, value in spec.items() if key != "count"}
 
 
 def _note_sitting(folder: Path, configuration: Configuration, command: str) -> None:

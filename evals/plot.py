@@ -129,8 +129,7 @@ def _axes(axes: Any, shown: Sequence[Row], cost: str, title: str) -> None:
     axes.set_ylim(bottom=0)
     kinds = sorted({row.measure for row in shown})
     axes.set_ylabel(f"{' / '.join(kinds)} (%), 95 % intervals")
-    unit = "s" if cost == "seconds" else cost.replace("_", " ")
-    name = "new tokens" if cost == "tokens" else unit
+    name = "new tokens" if cost == "tokens" else cost.replace("_", " ")
     axes.set_xlabel(f"{name} per question, mean (log scale)")
     asked = sorted({len(row.scores) for row in shown})
     count = f"{asked[0]:,}" if len(asked) == 1 else f"{asked[0]:,} to {asked[-1]:,}"

@@ -163,8 +163,11 @@ def table(
     folders: Annotated[list[Path], typer.Argument(help="run folders")],
     baseline: Annotated[str | None, typer.Option(help="label of the row compared with")] = None,
     plot: Annotated[
-        Path | None, typer.Option(help="write accuracy over tokens: .png, .svg")
+        Path | None, typer.Option(help="write accuracy over a cost: .png, .svg")
     ] = None,
+    over: Annotated[
+        str, typer.Option(help="the plot's cost, as in --costs, such as verifier_passes")
+    ] = "tokens",
     into: Annotated[Path | None, typer.Option(help="a Markdown file with table markers")] = None,
     name: Annotated[str, typer.Option(help="the markers' name, with --into")] = "results",
     costs: Annotated[
@@ -180,10 +183,10 @@ def table(
     columns = tuple(column.strip() for column in costs.split(",") if column.strip())
     runs = {folder: list(records.read([folder])) for folder in folders}
     found = (record for run in runs.values() for record in run)
-    made = tables.rows(found, baseline=baseline, costs=columns)
+    made = tables.rows(found, baseline=baseline, costs=tuple(dict.fromkeys((*columns, over))))
     console.print(tables.rich_table(made, costs=columns))
     if plot is not None:
-        draw(made, plot)
+        draw(made, plot, cost=over)
         console.print(f"plot written to {plot}", markup=False)
     if into is not None:
         commands = {run[0]["run"]: records.command(folder) for folder, run in runs.items() if run}

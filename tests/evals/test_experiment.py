@@ -132,6 +132,10 @@ def test_a_damaged_line_is_told_and_can_be_deleted(
     with results.open("ab") as file:
         file.write(damaged)  # as a kill leaves it
     assert "single" in said("table", str(folder)) and "0 skipped" in said("run", "recipe.yaml")
+    plotted = ("table", str(folder), "--plot", "plot.svg", "--over")
+    assert "plot.svg" in said(*plotted, "seconds")
+    assert "seconds per question" in Path("plot.svg").read_text()
+    assert "unknown cost 'minutes'" in said(*plotted, "minutes")
 
 
 def test_what_was_in_flight_is_listed_as_asked_again(tmp_path: Path) -> None:
@@ -340,3 +344,30 @@ def test_another_recipe_does_not_share_a_folder(tmp_path: Path) -> None:
         asyncio.run(experiment.run(Recipe.load(path), tmp_path / "run"))
     header = json.loads((tmp_path / "run" / "run.json").read_text())
     assert header["sittings"][0]["packages"]["reasoning"]
+
+
+def test_another_count_goes_on_and_counts_what_it_asks_for_another_task_does_not(
+    tmp_path: Path,
+) -> None:
+    import asyncio
+
+    from reasoning.evals import experiment
+
+    path, text = tmp_path / "recipe.yaml", RECIPE.replace("seconds: 0.5", "seconds: 0")
+
+    def play(old: str, new: str) -> str:
+        assert old in text
+        path.write_text(text.replace(old, new))
+        return str(asyncio.run(experiment.run(Recipe.load(path), tmp_path / "run")))
+
+    for old, new, asked in (
+        ("count: 6", "count: 6", 72),
+        ("count: 6", "count: 3", 36),
+        ("seeds: [0, 1]", "seeds: [1]", 36),
+        ("count: 6", "count: 7", 84),
+    ):
+        summary = play(old, new)
+        assert f"expected {asked} = " in summary and summary.endswith(" + 0 skipped")
+    with pytest.raises(ReasoningError, match="another task .*'numbers': 4") as refused:
+        play("numbers: 3", "numbers: 4")
+    assert "\n" not in str(refused.value)
