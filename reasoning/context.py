@@ -59,7 +59,9 @@ class Context(Branch):
 
     def most_written(self, prefix: Chain, n: int, max_tokens: int) -> Usage:
         """The most that n continuations of `prefix` in one ask can cost, of `max_tokens` each."""
-        return pricing.worst(self.bindings.cost("policy"), len(prefix.all_ids), max_tokens, n)
+        once = self.bindings.engine("policy").capabilities.one_prefill
+        cost, size = self.bindings.cost("policy"), len(prefix.all_ids)
+        return pricing.worst(cost, size, max_tokens, n, one_prefill=once)
 
     def most_rated(self, prefix: Chain, max_tokens: int, *, role: str = "verifier") -> Usage:
         """The most that one verifier pass over `prefix` and up to `max_tokens` more can cost.

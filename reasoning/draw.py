@@ -53,6 +53,7 @@ class Draw:
         self.role = role
         self.engine = branch.bindings.engine(role)
         self.cost = branch.bindings.cost(role)
+        self.one_prefill = self.engine.capabilities.one_prefill
         self.sampling = sampling
         self.cap = cap
         self.size = len(prefix.prompt_ids) + len(prefix.ids)
@@ -77,7 +78,8 @@ class Draw:
             self.branch.refuse_if_stopped()
             lease = None
             if len(fresh) == len(self.items):  # else they were sent one by one, and still are
-                worst = pricing.worst(self.cost, self.size, self.cap, len(fresh))
+                n, once = len(fresh), self.one_prefill
+                worst = pricing.worst(self.cost, self.size, self.cap, n, one_prefill=once)
                 lease = self.branch.ledger.try_lease(self.role, worst)
             if lease is not None:
                 await self._send(fresh, lease, self.cap)
@@ -165,7 +167,7 @@ class Draw:
                 drawn, work = reply.completions, reply.usage
             except Stopped as stopped:
                 cut, drawn = stopped.status, received.completions()
-                work = received.usage(self.size)
+                work = received.usage(self.size, self.one_prefill)
             except asyncio.CancelledError:
                 self._charge_loser(wanted, received, lease)
                 raise
@@ -258,7 +260,8 @@ class Draw:
     def _charge_loser(self, items: list[_Item], received: _Received, lease: Lease) -> None:
         """A cancelled ask: charge what was received; record it, if it is lost for good."""
         completions = {i.stream.key: c for i, c in zip(items, received.completions(), strict=True)}
-        usages = self._usages(items, completions, set(), received.usage(self.size))
+        work = received.usage(self.size, self.one_prefill)
+        usages = self._usages(items, completions, set(), work)
         lease.settle(Usage.sum(usages))
         if not self.branch.swept:
             for item in items:
@@ -312,9 +315,10 @@ class _Received:
             for ids, text, logprobs in zip(self.ids, self.texts, self.logprobs, strict=True)
         )
 
-    def usage(self, prompt: int) -> EngineUsage:
-        new = sum(map(len, self.ids))
-        return EngineUsage(prefill=prompt if new else 0, new=new)
+    def usage(self, prompt: int, one_prefill: bool) -> EngineUsage:
+        begun = sum(map(bool, self.ids))
+        prefills = min(begun, 1) if one_prefill else begun
+        return EngineUsage(prefill=prefills * prompt, new=sum(map(len, self.ids)))
 
 
 def encode(completion: Completion) -> dict[str, Any]:

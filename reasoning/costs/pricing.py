@@ -11,32 +11,39 @@ from reasoning.engines.base import EngineUsage
 from reasoning.outcomes import Reading
 
 
-def worst(cost: CostModel, context: int, new: int, n: int) -> Usage:
+def worst(cost: CostModel, context: int, new: int, n: int, *, one_prefill: bool = False) -> Usage:
     """The most that n chains of `new` tokens after `context` tokens can cost.
 
-    The context is prefilled once at most; each chain may read it from a cache of its own.
+    one_prefill: the engine's capability. Each chain may read the context from a cache of its own
+    all the same.
     """
+    prefills = 1 if one_prefill else n
+    reading = prefills * cost.flops(context, 0, context)
     return Usage(
         tokens=n * new,
-        flops=cost.flops(context, 0, context) + n * cost.flops(context, new, 0),
-        eflops=cost.flops(context, 0, context) + n * cost.eflops(context, new, 0),
-        money=cost.money(0, context, 0) + n * cost.money(new, 0, context),
+        flops=reading + n * cost.flops(context, new, 0),
+        eflops=reading + n * cost.eflops(context, new, 0),
+        money=cost.money(0, prefills * context, 0) + n * cost.money(new, 0, context),
     )
 
 
 def decoded(cost: CostModel, context: int, work: EngineUsage, *, shared: bool = False) -> Usage:
     """The cost of decoding `work.new` tokens after `context`.
 
+    work.prefill: more than `context` where it was prefilled for other chains of the request too.
     shared: another chain of the same request read the context, so its KV is not counted again.
     """
+    others = max(0, work.prefill - 1) // context if context else 0
+    own = work.prefill - others * context
+    reading = others * cost.flops(context, 0, context)
     return Usage(
         tokens=work.new,
         prefill=work.prefill,
         cached=work.cached,
         abandoned=work.abandoned,
         asks=0 if shared else 1,
-        flops=cost.flops(context, work.new, work.prefill),
-        eflops=cost.eflops(context, work.new, work.prefill, shared=context if shared else 0),
+        flops=reading + cost.flops(context, work.new, own),
+        eflops=reading + cost.eflops(context, work.new, own, shared=context if shared else 0),
         money=cost.money(work.new, work.prefill, work.cached),
     )
 

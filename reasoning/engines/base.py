@@ -40,6 +40,7 @@ class Capabilities:
     embed: bool = False  # mean hidden states of given tokens
     token_keyed: bool = False  # sliced decoding gives the same chain as one request
     seeds: bool = True  # same stream, same chain
+    one_prefill: bool = False  # reads a prompt once for all its continuations; else for each
     continue_turn: bool = True  # can continue an open assistant turn
     together: bool = False  # groups over one shared KV cache
 

@@ -86,7 +86,12 @@ class RecordedEngine(Engine):
     """
 
     capabilities = Capabilities(
-        logprobs=False, score=False, choose=False, continue_turn=True, token_keyed=True
+        logprobs=False,
+        score=False,
+        choose=False,
+        continue_turn=True,
+        token_keyed=True,
+        one_prefill=True,
     )
 
     def __init__(

@@ -83,7 +83,10 @@ class ScriptedEngine(Engine):
     ) -> None:
         self.name = f"scripted/{model}"
         self.capabilities = capabilities or Capabilities(
-            token_keyed=True, pool=rewards is not None, embed=embeddings is not None
+            token_keyed=True,
+            one_prefill=True,
+            pool=rewards is not None,
+            embed=embeddings is not None,
         )
         self.context_length = context_length
         self.tokenizer = CharacterTokenizer()

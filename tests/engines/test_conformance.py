@@ -156,6 +156,8 @@ async def test_usage_is_what_the_engine_counted(engine: Engine) -> None:
     ids = prompt(engine, "8 9 10 11 = 38")
     reply = await engine.sample(ask(ids, range(4), 30))
     assert reply.usage.new == sum(len(c.ids) for c in reply.completions)
+    readings = 1 if engine.capabilities.one_prefill else 4
+    assert reply.usage.prefill + reply.usage.cached == readings * len(ids)
     await asyncio.sleep(0.2)  # vLLM counts a step after it has answered
     after = await engine.counters()
     spent = {name: after[name] - before[name] for name in after}

@@ -70,7 +70,7 @@ class LocalEngine(Engine):
         self._folder = weights.resolve(model)
         self._config = weights.config(self._folder)
         can = REWARDS_ONLY if weights.rewards(self._config, self._folder) else Capabilities()
-        self.capabilities = replace(can, token_keyed=True, embed=True)
+        self.capabilities = replace(can, token_keyed=True, one_prefill=True, embed=True)
         own = int(self._config.get("max_position_embeddings", 4096))
         if self._config.get("model_type") == "mistral":
             # Its window always slides; up to the window's length that is plain attention.

@@ -99,7 +99,9 @@ class OpenAIEngine(Engine):
             await self._transport.close()
             raise
         self._server, self._dialect = met.server, met.dialect
-        self.tokenizer, self.capabilities = met.tokenizer, met.capabilities
+        self.tokenizer = met.tokenizer
+        one_prefill = given.seeding == "group"
+        self.capabilities = replace(met.capabilities, one_prefill=one_prefill)
         self._pooling = met.pooling or "tokens"
         self.context_length = met.context_length
         backoff = Backoff(given.backoff, given.retry_after_cap)

@@ -91,6 +91,16 @@ async def test_what_is_not_even_http() -> None:
             await OpenAIEngine("m", base_url=f"http://127.0.0.1:{port}").start()
 
 
+@pytest.mark.parametrize(("seeding", "readings"), [("group", 1), ("stream", 4)])
+async def test_it_says_whether_a_prompt_is_read_once(
+    stub: Stub, connect: MakeEngine, seeding: str, readings: int
+) -> None:
+    engine = await connect(stub, seeding=seeding)
+    reply = await engine.sample(ask(4))
+    assert reply.usage.prefill == readings * len(ask().prompt_ids)
+    assert engine.capabilities.one_prefill == (readings == 1)
+
+
 async def test_starting_twice_and_closing_twice(stub: Stub, connect: MakeEngine) -> None:
     engine = await connect(stub)
     await engine.start()
