@@ -1,12 +1,13 @@
 """The command line: solve, run, table, ls, validate, check-prm.
 
-An error is one line on stderr and exit code 1 (2 for wrong usage); --debug, anywhere on the line,
-shows the traceback. Text that comes from models or files is never read as markup.
+An error is one line on stderr and exit code 1 (2 for wrong usage, 130 for Ctrl-C); --debug,
+anywhere on the line, shows the traceback. Text that comes from models or files is never read as markup.
 """
 
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from reasoning.errors import ConfigError, ReasoningError, first_error
+from reasoning.errors import ConfigError, ReasoningError, Stopped, first_error
 
 app = typer.Typer(
     add_completion=False,
@@ -30,11 +31,13 @@ app = typer.Typer(
 console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120)
 
 
+INTERRUPTED = 130  # the exit code of what Ctrl-C ended
 # By a solution's status: why it may have no answer, and what to do.
 NO_ANSWER = {
     "ok": "no chain ended with an answer; --show prints what was written",
     "budget": "no chain ended with an answer within the budget; raise --budget",
     "deadline": "no chain ended with an answer in time; raise --seconds",
+    "interrupted": "with --run FOLDER what is paid for is kept, and the same command continues it",
 }
 
 
@@ -65,6 +68,10 @@ def solve(
         typer.Option(help="0 is greedy; default: 0.6 with the shipped model, 1 with another"),
     ] = None,
     seed: int = 0,
+    run: Annotated[
+        Path | None,
+        typer.Option(help="a folder that keeps what is paid for; the same command continues it"),
+    ] = None,
     show: Annotated[bool, typer.Option("--show", help="print the solution text")] = False,
 ) -> None:
     """Solve one problem and print the answer and what was spent."""
@@ -89,6 +96,7 @@ def solve(
         sampling=None if temperature is None else Sampling(temperature=temperature),
         max_tokens=max_tokens,
         seed=seed,
+        run=run,
     )
     solution = solver.solve(problem or question)
     if show:
@@ -102,6 +110,9 @@ def solve(
     used = ", ".join(f"{value:g} {name}" for name, value in solution.usage.sparse().items())
     spent = f"spent   {used or 'nothing'} in {solution.seconds:.2f} s"
     console.print(spent, highlight=False, soft_wrap=True)
+    if solution.status == "interrupted":
+        again = NO_ANSWER["interrupted"] if run is None else "the same command continues it"
+        raise Stopped("interrupted", again)
     if solution.answer is None:
         raise ReasoningError(solution.error or NO_ANSWER.get(solution.status, "no answer"))
 
@@ -117,6 +128,8 @@ def run(
 
     loaded = Recipe.load(recipe)
     folder = out or Path("runs") / loaded.name
+    elsewhere = [] if out is None else ["--out", str(out)]
+    command = shlex.join(["reasoning", "run", str(recipe), *elsewhere])
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -141,7 +154,7 @@ def run(
                 note=f"{right / done:.0%} right, {tokens:,} tokens",
             )
 
-        summary = experiment.run_sync(loaded, folder, progress, f"reasoning run {recipe}")
+        summary = experiment.run_sync(loaded, folder, progress, command)
     console.print(str(summary), highlight=False)
     spent = summary.usage
     console.print(
@@ -154,8 +167,7 @@ def run(
     for key in summary.asked_again[:20]:
         console.print(f"asked again: {'/'.join(map(str, key))}", markup=False, highlight=False)
     if summary.interrupted:
-        console.print(f"interrupted; `reasoning run {recipe}` continues it", markup=False)
-        raise typer.Exit(130)
+        raise Stopped("interrupted", f"`{command}` continues it")
 
 
 @app.command()
@@ -274,10 +286,13 @@ def end_with(command: Callable[[list[str]], Any]) -> NoReturn:
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
     try:
-        sys.exit(command(arguments))
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        code = command(arguments)
+        if code == INTERRUPTED:  # all that typer leaves of a KeyboardInterrupt
+            raise KeyboardInterrupt
+        sys.exit(code)
+    except (KeyboardInterrupt, typer.Abort, Stopped) as stopped:
+        print(f"interrupted; {stopped if str(stopped) else 'run it again'}", file=sys.stderr)
+        sys.exit(INTERRUPTED)
     except Exception as raised:
         if debug:
             raise

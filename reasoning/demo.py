@@ -6,27 +6,29 @@ python -m reasoning.demo [--count 50] [--out runs/demo]
 from __future__ import annotations
 
 import argparse
-import sys
+import shlex
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from reasoning.cli import end_with
 
-from reasoning.errors import ReasoningError
-from reasoning.evals import experiment, records, table
-from reasoning.evals.plot import plot
-from reasoning.recipe import BudgetSpec, Recipe, SamplingSpec
-from reasoning.solver import (
-    SHIPPED_MAX_TOKENS,
-    SHIPPED_MODELS,
-    SHIPPED_SAMPLING,
-    SHIPPED_VERIFIERS,
-)
+if TYPE_CHECKING:
+    from reasoning.recipe import Recipe
+
+# What takes long to import is imported where it is used: Ctrl-C may come at once.
 
 
 def recipe(count: int) -> Recipe:
     """Single, majority and reward-weighted best-of-N at N = 1, 4, 16, at most 6,000 tokens each."""
+    from reasoning.recipe import BudgetSpec, Recipe, SamplingSpec
+    from reasoning.solver import (
+        SHIPPED_MAX_TOKENS,
+        SHIPPED_MODELS,
+        SHIPPED_SAMPLING,
+        SHIPPED_VERIFIERS,
+    )
+
     return Recipe(
         name="demo",
         task={"name": "countdown", "split": "test", "numbers": 4, "count": count},
@@ -44,11 +46,18 @@ def recipe(count: int) -> Recipe:
     )
 
 
-def main() -> None:
+def main(given: list[str]) -> None:
+    from rich.console import Console
+
+    from reasoning.errors import Stopped
+    from reasoning.evals import experiment, records, table
+    from reasoning.evals.plot import plot
+
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=50)
     parser.add_argument("--out", type=Path, default=Path("runs/demo"))
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(given)
+    command = shlex.join(["python", "-m", "reasoning.demo", *given])
     console = Console()
     began = time.monotonic()
     first: list[dict[str, Any]] = []
@@ -64,22 +73,16 @@ def main() -> None:
                 highlight=False,
             )
 
-    summary = experiment.run_sync(
-        recipe(arguments.count), arguments.out, progress, "python -m reasoning.demo"
-    )
+    summary = experiment.run_sync(recipe(arguments.count), arguments.out, progress, command)
+    console.print(str(summary), highlight=False)
+    if summary.interrupted:
+        raise Stopped("interrupted", f"`{command}` continues it")
     made = table.rows(records.read([arguments.out]))
     console.print(table.rich_table(made, title="Countdown, held-out problems"))
-    console.print(str(summary), highlight=False)
     picture = arguments.out / "accuracy.png"
     plot(made, picture, title="Countdown: accuracy over tokens")
     console.print(f"plot: {picture}; took {time.monotonic() - began:.0f} s", markup=False)
-    if summary.interrupted:
-        sys.exit(130)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except ReasoningError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+    end_with(main)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +35,35 @@ def test_the_demo_keeps_its_budget_and_goes_on_where_it_was(tmp_path: Path) -> N
     assert header["sittings"][0]["hardware"]["cores"]
     again = run("-m", "reasoning.demo", "--count", "6", cwd=tmp_path)
     assert again.returncode == 0 and len((folder / "results.jsonl").read_text().splitlines()) == 30
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "words"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted; run it again"),
+        (OSError(28, "No space left on device"), 1, "error: [Errno 28] No space left on device"),
+        (ZeroDivisionError("x"), 1, "error: a bug, ZeroDivisionError: x; --debug shows where"),
+    ],
+)
+def test_what_ends_the_demo_is_one_line(
+    raised: BaseException,
+    code: int,
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise raised
+
+    monkeypatch.setattr("reasoning.evals.experiment.run_sync", fail)
+    monkeypatch.delitem(sys.modules, "reasoning.demo", raising=False)
+    monkeypatch.setattr(sys, "argv", ["demo"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("reasoning.demo", run_name="__main__")
+    assert (ended.value.code, capsys.readouterr().err) == (code, f"{words}\n")
+    monkeypatch.setattr(sys, "argv", ["demo", "--debug"])
+    with pytest.raises(SystemExit if code == 130 else type(raised)):
+        runpy.run_module("reasoning.demo", run_name="__main__")
 
 
 def test_the_readmes_example_runs(tmp_path: Path) -> None:

@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 
 from reasoning import cli
+from reasoning.engines.scripted import Line, ScriptedEngine
 from reasoning.errors import ReasoningError
 from reasoning.evals import records, table
 from reasoning.recipe import Recipe
+from reasoning.registry import engines
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 RECIPE = """
@@ -161,11 +163,59 @@ def test_ctrl_c_ends_a_run_in_order_and_it_goes_on(tmp_path: Path) -> None:
         time.sleep(0.05)
     os.kill(run.pid, signal.SIGINT)
     out, err = run.communicate(timeout=60)
-    assert run.returncode == 130 and "continues it" in out and "Traceback" not in err
+    assert run.returncode == 130 and "skipped" in out
+    assert err == "interrupted; `reasoning run slow.yaml` continues it\n"
     finished = results.read_bytes().count(b"\n")
     again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert again.returncode == 0 and "0 skipped" in again.stdout
     assert 3 < finished < results.read_bytes().count(b"\n") == 72
+
+
+def test_ctrl_c_ends_solve_in_order_and_what_was_paid_for_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ends = 0  # Ctrl-C comes with this chain
+
+    def script(prompt: str, key: int) -> Line:
+        if engine.totals.requests == ends:
+            os.kill(os.getpid(), signal.SIGINT)
+        return Line(f"answer {key}", seconds=0.002)
+
+    def said(*arguments: str) -> tuple[Any, str, str]:
+        given = ["--model", "scripted/", "--strategy", "adaptive_consistency", "-n", "6"]
+        question = ["solve", "Use 3, 7, 25, 50 to make 79"]
+        monkeypatch.setattr(sys, "argv", ["reasoning", *question, *given, *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return ended.value.code, *capsys.readouterr()
+
+    engine = ScriptedEngine(script=script)
+    monkeypatch.setitem(engines._entries, "scripted", lambda model: engine)
+    whole = said()[1].split("spent")[0]
+    asked, ends = engine.totals.requests, engine.totals.requests + 4
+    assert asked >= 6
+    code, out, err = said("--run", str(tmp_path))
+    assert code == 130 and err == "interrupted; the same command continues it\n"
+    assert "status  interrupted" in out
+    ends = 0
+    assert said("--run", str(tmp_path))[1].split("spent")[0] == whole
+    assert engine.totals.requests == 2 * asked + 1  # the chain in flight was asked for again
+    ends = engine.totals.requests + 1
+    code, _, err = said()
+    assert code == 130 and "--run FOLDER" in err and err.count("\n") == 1
+
+
+def test_ctrl_c_before_anything_runs_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Recipe, "load", stop)
+    monkeypatch.setattr(sys, "argv", ["reasoning", "run", "x.yaml"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 130 and capsys.readouterr().err == "interrupted; run it again\n"
 
 
 @pytest.mark.parametrize(
