@@ -58,15 +58,16 @@ class Group:
 
 
 def token_confidence(value: TokenLogprob, top: int) -> float:
-    """-(1/k) of the sum of the k = `top` highest log-probabilities (fewer in a small vocabulary).
+    """-(1/k) of the sum of the k = `top` highest log-probabilities.
 
-    Raises CapabilityError where the engine gave none, EngineReplyError for one that is no number.
+    Raises CapabilityError where the engine gave fewer: their mean is another measure, and of fewer
+    for some tokens than for others none at all. EngineReplyError for one that is no number.
     """
     best = sorted(value.top.values(), reverse=True)[:top]
-    if not best:
+    if len(best) < top:
         raise CapabilityError(
             f"confidence needs the {top} likeliest tokens' log-probabilities, and the engine gave "
-            f"none; use an engine that gives them"
+            f"{len(best) or 'none'}; use an engine that gives them, or a lower `top`"
         )
     total = math.fsum(best)
     if not math.isfinite(total):

@@ -43,9 +43,9 @@ class _Voter:
 
 
 class _Confident(Strategy):
-    """n: traces. top: k of the token confidence; 20 is the paper's, and the most that vLLM gives
-    unless it is started with more. window: tokens of a group. keep: percent of traces that count,
-    10 (the paper's low: few, confident) to 90 (high)."""
+    """n: traces. top: k of the token confidence, or all of a smaller vocabulary; 20 is the paper's,
+    and the most that vLLM gives unless it is started with more. window: tokens of a group. keep:
+    percent of traces that count, 10 (the paper's low: few, confident) to 90 (high)."""
 
     needs: ClassVar[tuple[str, ...]] = ("sample", "logprobs")
 
@@ -61,8 +61,11 @@ class _Confident(Strategy):
         branch.bindings = replace(branch.bindings, sampling=sampling)
         return branch
 
-    def voter(self, trace: Chain, measure: Measure) -> _Voter:
-        confidences = token_confidences(trace.ids, trace.logprobs, self.top)
+    def k(self, ctx: Context) -> int:
+        return min(self.top, ctx.bindings.engine("policy").tokenizer.vocab_size)
+
+    def voter(self, ctx: Context, trace: Chain, measure: Measure) -> _Voter:
+        confidences = token_confidences(trace.ids, trace.logprobs, self.k(ctx))
         return _Voter(trace, trace_confidence(confidences, measure, self.window))
 
 
@@ -80,7 +83,7 @@ class DeepConf(_Confident):
         answered = [trace for trace in traces if ctx.answer(trace) is not None]
         if not answered:
             return ctx.offer(traces[0])
-        voters = [self.voter(trace, self.measure) for trace in answered]
+        voters = [self.voter(ctx, trace, self.measure) for trace in answered]
         least = threshold([voter.confidence for voter in voters], self.keep)
         kept = [voter for voter in voters if voter.confidence >= least]
         return _elect(ctx, kept, threshold=least, kept=len(kept))
@@ -114,7 +117,7 @@ class DeepConfOnline(_Confident):
     async def solve(self, ctx: Context) -> Outcome:
         told = self.told(ctx)
         traces = await told.write(ctx.prompt, self.warmup)
-        measured = [self.voter(trace, Measure.lowest) for trace in traces]
+        measured = [self.voter(ctx, trace, Measure.lowest) for trace in traces]
         least = threshold([voter.confidence for voter in measured], self.keep)
         voters = [voter for voter in measured if voter.confidence >= least]
         drawn, stopped = len(traces), 0
@@ -142,7 +145,7 @@ class DeepConfOnline(_Confident):
         try:
             async with stream:
                 async for piece in stream:
-                    confidences += token_confidences(piece.ids, piece.logprobs, self.top)
+                    confidences += token_confidences(piece.ids, piece.logprobs, self.k(ctx))
                     mean = group.add(confidences[-1])
                     if mean is not None and mean < least:
                         await stream.stop()

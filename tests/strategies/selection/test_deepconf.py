@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from reasoning import Budget, Sampling, Solver
 from reasoning.engines.base import Capabilities, TokenLogprob
+from reasoning.engines.characters import CharacterTokenizer
 from reasoning.engines.scripted import Line, ScriptedEngine
 from reasoning.errors import CapabilityError, ConfigError, EngineReplyError
 from reasoning.strategies.confidence import (
@@ -45,6 +46,12 @@ def online(**settings: Any) -> dict[str, Any]:
     } | settings
 
 
+class TwoTokens(CharacterTokenizer):
+    """Says of itself that its vocabulary has two tokens."""
+
+    vocab_size = 2
+
+
 # The measures.
 
 
@@ -52,7 +59,7 @@ def online(**settings: Any) -> dict[str, Any]:
 def test_deepconf_6_5_1_uniform_is_ln_v(top: int, vocabulary: int) -> None:
     said = min(top, vocabulary)
     value = TokenLogprob(0.0, dict.fromkeys(range(said), -math.log(vocabulary)))
-    assert token_confidence(value, top) == pytest.approx(math.log(vocabulary))
+    assert token_confidence(value, said) == pytest.approx(math.log(vocabulary))
 
 
 @given(st.lists(st.floats(0.001, 1.0), min_size=1, max_size=40), st.integers(1, 20))
@@ -60,7 +67,7 @@ def test_deepconf_6_5_1_never_below_ln_k(masses: list[float], top: int) -> None:
     total = math.fsum(masses)
     told = {token: math.log(mass / total) for token, mass in enumerate(masses)}
     k = min(top, len(masses))
-    assert token_confidence(TokenLogprob(0.0, told), top) >= math.log(k) - 1e-9
+    assert token_confidence(TokenLogprob(0.0, told), k) >= math.log(k) - 1e-9
 
 
 def test_a_sampled_token_outside_the_top_is_not_counted() -> None:
@@ -139,7 +146,7 @@ def test_deepconf_6_5_9_rounding_does_not_add_up() -> None:
 def test_what_is_no_number_is_an_error_of_the_engine() -> None:
     for value in (math.nan, -math.inf):
         with pytest.raises(EngineReplyError, match="no numbers"):
-            token_confidence(TokenLogprob(0.0, {1: value}), 5)
+            token_confidence(TokenLogprob(0.0, {1: value}), 1)
 
 
 # Offline.
@@ -260,6 +267,17 @@ def test_deepconf_6_5_12_log_probabilities_without_alternatives_do_not_pass_for_
     for strategy in (offline(), online()):
         with pytest.raises(CapabilityError, match="gave none"):
             solve(["answer a"], strategy)
+
+
+@pytest.mark.parametrize("made", [offline, online])
+def test_deepconf_6_5_12_fewer_alternatives_than_asked_for_do_not_pass_for_all(made: Any) -> None:
+    line = Line("answer a", tops=((-1.0, -2.0, -3.0), (-1.0, -2.0)))
+    with pytest.raises(CapabilityError, match=r"3 likeliest tokens' log-probabilities.* gave 2"):
+        solve([line], made(top=3))
+    assert solve([line], made(top=2)).answer == "a"
+    tiny = ScriptedEngine(script=[line])
+    tiny.tokenizer = TwoTokens()
+    assert solve([], made(top=3), engine=tiny).answer == "a"
 
 
 def test_an_engine_that_streams_no_log_probabilities_is_an_error() -> None:
