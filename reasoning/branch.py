@@ -122,6 +122,7 @@ class Branch:
         self._keys = Keys(bindings.seed, problem.id, replicate, "")
         self._progress = _Progress()
         self._ordinal = 0
+        self._looks = 0
         self._draws: dict[Any, int] = {}
 
     @property
@@ -152,6 +153,7 @@ class Branch:
         child.ledger = self.ledger.branch(name, budget)
         child.path = f"{self.path}/{name}" if self.path else name
         child._ordinal = 0
+        child._looks = 0
         child._draws = {}
         self.trace.add("branch", child.path, budget=str(budget) if budget else None)
         return child
@@ -169,6 +171,13 @@ class Branch:
         self._ordinal += 1
         ordinal = self._ordinal - 1
         return (self.problem.id, self.bindings.identity, self.replicate, self.path, ordinal, kind)
+
+    def next_look(self) -> Key:
+        """The journal key of this branch's next look at the budget. Not one of the asks' ordinals:
+        a journal that lacks the looks has its asks where they were."""
+        self._looks += 1
+        place = (self.problem.id, self.bindings.identity, self.replicate, self.path)
+        return (*place, "remaining", self._looks - 1)
 
     def next_draws(self, prefix: Chain, n: int) -> int:
         """The number of the next continuation of `prefix` in this branch; n are taken."""

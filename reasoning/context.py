@@ -7,6 +7,7 @@ the reply store; ask the engine; charge what it really cost; write the reply dow
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -54,8 +55,17 @@ class Context(Branch):
         return Chain(render(asked, self.bindings.engine("policy")))
 
     def remaining(self, unit: str = "tokens") -> float:
-        """What may still be spent here in `unit` (inf: no cap)."""
-        return self.ledger.remaining(unit)
+        """What may still be spent here in `unit` (inf: no cap). Journaled: what other branches
+        have in flight, and hold of it, is a matter of time."""
+        left = self.ledger.remaining(unit)
+        if math.isinf(left):
+            return left
+        key, what = self.next_look(), {"remaining": unit}
+        recorded = self.journal.find(key, unit, what)
+        if recorded is not None:
+            return float(recorded["v"])
+        self.journal.record(what, [(key, unit, {"v": left, "u": {}})])
+        return left
 
     def most_written(self, prefix: Chain, n: int, max_tokens: int) -> Usage:
         """The most that n continuations of `prefix` in one ask can cost, of `max_tokens` each."""
