@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -166,12 +167,16 @@ def test_a_star_1_6_6_and_1_6_7_counters_hold_and_caps_are_hard(
     unused = found.meta.get("unused_tokens", 0)
     assert usage.tokens == sum(row["spent"] for row in rows) + unused
     assert [row["id"] for row in rows] == list(range(len(rows)))
-    for row in rows:
-        assert (row["parent"] is None) == (row["id"] == 0)
-        assert row["parent"] is None or row["parent"] < row["id"]
+    names = (event.branch for event in found.trace.of("branch"))
+    finished = [int(name.removeprefix("finish-")) for name in names if "finish-" in name]
+    assert rows[0]["parent"] is None and rows[0]["g"] == 0
+    for row in rows[1:]:
+        before = rows[row["parent"]]
+        scored = row["state"] != "dead" and row["parent"] not in finished
+        edge = edge_cost(cost, before["r"], row["r"], 0.1) if scored else 0.0
+        assert row["g"] == pytest.approx(before["g"] + edge, abs=1e-9)
         assert row["f"] == pytest.approx(row["g"] + 1 - row["r"], abs=1e-9)
-        assert 0 <= row["h"] <= 1
-        assert row["state"] in ("open", "closed", "goal", "dead")
+        assert row["parent"] < row["id"] and 0 <= row["h"] <= 1
 
 
 @pytest.mark.parametrize("tokens", [1, 2, 3, 4])
@@ -339,18 +344,31 @@ def test_k_shrinks_before_the_batch_does() -> None:
 
 
 def test_goals_are_collected_and_voted_on() -> None:
+    """7 has the best goal; 8 and 9, which are equal, together the higher rewards."""
+
     def says(path: Draws) -> str:
-        return {0: "A7\n", 1: "A8\n", 2: "A8\n", 3: "s3\n"}[path[-1]]
+        return {0: "A7\n", 1: "A8\n", 2: "A9\n", 3: "s3\n"}[path[-1]]
 
     def rewards(path: Draws) -> float:
-        return {7: 0.9, 8: 0.6}.get(path[-1], 0.1 * len(path))
+        return {7: 0.9, 8: 0.6, 9: 0.6}.get(path[-1], 0.1 * len(path))
 
-    collect: dict[str, Any] = {"goal_mode": "collect_m", "m": 4}
-    assert search("a_star", says, rewards, **collect).answer == "7"
-    # Three goals of the first expansion say 7 and 8; copies of a text are one state.
-    voted = search("a_star", says, rewards, select="weighted", **collect)
-    assert voted.answer == "7" and voted.meta["expansions"] == 2
-    assert search("a_star", says, rewards).answer == "7"
+    problem = replace(PROBLEM, canonical=lambda answer: "8" if answer == "9" else answer)
+    found: dict[tuple[Any, int], Solution] = {
+        (select, m): search(
+            "a_star", says, rewards, problem=problem, select=select, goal_mode="collect_m", m=m
+        )
+        for select in ("best", "weighted")
+        for m in (3, 4)
+    }
+    assert {asked: solution.answer for asked, solution in found.items()} == {
+        ("best", 3): "7",
+        ("weighted", 3): "8",
+        ("best", 4): "7",
+        ("weighted", 4): "7",  # a second goal says so
+    }
+    # Three goals are in the first expansion.
+    assert [found["best", m].meta["expansions"] for m in (3, 4)] == [1, 2]
+    assert search("a_star", says, rewards, problem=problem, select="weighted").answer == "7"
 
 
 def test_the_greatest_depth() -> None:

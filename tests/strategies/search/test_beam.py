@@ -233,11 +233,16 @@ def test_held_paths_compete_with_the_score_they_ended_with() -> None:
     def rewards(path: Draws) -> float:
         return 0.6 if path[0] == 0 else 0.19 * len(path)
 
-    found = search("beam", says, rewards, n=4, beam_width=2, **ITS_HUB)
+    shape: dict[str, Any] = {"n": 4, "beam_width": 2, **ITS_HUB}
+    found = search("beam", says, rewards, **shape)
     # Two draws of the prompt: one ends at 0.6, the other grows to 0.57 and is never better.
     assert path_of(found.text) == (0,)
-    rivals = search("beam", says, lambda p: rewards(p) - 0.1 * (p[0] == 0), n=4, beam_width=2)
-    assert len(path_of(rivals.text)) == 3
+    # At 0.5 it is held for two rounds, and loses its place to the two that end in the third.
+    rivals = search("beam", says, lambda path: rewards(path) - 0.1 * (path[0] == 0), **shape)
+    assert {path_of(path["text"]) for path in completions(rivals)} == {(1, 0, 0), (1, 0, 1)}
+    aside = shape | {"finished": "aside"}
+    kept = search("beam", says, lambda path: rewards(path) - 0.1 * (path[0] == 0), **aside)
+    assert (0,) in [path_of(path["text"]) for path in completions(kept)]
 
 
 def test_tiling_is_cyclic() -> None:

@@ -1,6 +1,7 @@
 """Monte Carlo tree search: PUCT, the three rewards, moves, budgets."""
 
 import math
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -61,6 +62,45 @@ def test_visits_and_values_are_those_of_the_subtree(seed: int, reward: str) -> N
         assert row["value"] is None or 0 <= row["value"] <= 1
     # The children of one state were all visited before any of them was expanded: a prior of 1.
     assert rows[0]["visits"] >= found.meta["simulations"]
+
+
+@some
+@given(SEEDS, st.integers(2, 4), st.integers(1, 9))
+def test_a_search_goes_down_by_puct_and_moves_to_the_most_visited(
+    seed: int, n: int, simulations: int
+) -> None:
+    """Its expansions are those of an account kept here, from the process rewards in its tree."""
+    found = search("mcts", many(rewards=noisy(seed)), n=n, simulations=simulations)
+    rows, visits, totals = tree(found), Counter[int](), Counter[int]()
+    order, root = list[int](), 0
+
+    def children(number: int) -> list[int]:
+        return [row["id"] for row in rows if row["parent"] == number]
+
+    def promise(number: int) -> float:
+        return puct(totals[number], visits[number], visits[rows[number]["parent"]])
+
+    def back_up(number: int | None, value: float) -> None:
+        while number is not None:
+            visits[number] += 1
+            totals[number] += value
+            number = rows[number]["parent"]
+
+    while not rows[root]["complete"]:
+        for _ in range(simulations):
+            node = root
+            while node in order:
+                node = max(children(node), key=promise)
+            if not rows[node]["complete"]:
+                order.append(node)
+            for valued in [node] if rows[node]["complete"] else children(node):
+                back_up(valued, rows[valued]["score"])
+        root = max(children(root), key=lambda child: (visits[child], totals[child]))
+    names = [event.branch for event in found.trace.of("branch")]
+    assert [name for name in names if name != "reserve"] == [f"node-{node}" for node in order]
+    assert [row["visits"] for row in rows] == [visits[row["id"]] for row in rows]
+    once = search("mcts", many(rewards=noisy(seed)), n=n, simulations=simulations, commit=False)
+    assert once.meta["simulations"] == simulations
 
 
 def test_process_rewards_lead_to_the_best_path() -> None:

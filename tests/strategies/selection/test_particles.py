@@ -28,7 +28,7 @@ from reasoning.strategies.resampling import (
     softmax,
 )
 from reasoning.strategy import Rating, Verifier
-from tests.strategies.selection.scripts import solve
+from tests.strategies.selection.scripts import reward, solve
 
 REWARDS = st.lists(st.floats(0.0, 1.0), min_size=1, max_size=12)
 UNIFORM = st.floats(0.0, 1.0, exclude_max=True)
@@ -264,21 +264,45 @@ def test_particles_3_8_9_one_iteration_of_gibbs_is_a_filter(references: int, see
     assert made(gibbs) == made(run(seed=seed))
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_gibbs_keeps_its_references_and_others_branch_off_them(seed: int) -> None:
-    solution = run("particle_gibbs", iterations=3, references=2, n=5, seed=seed)
-    # In each round after the first iteration three of five are drawn anew.
-    drawn = [len(data["chosen"]) for data in rounds(solution)]
-    assert drawn == sorted(drawn, reverse=True) and set(drawn) <= {3, 5}
-    branched = [
-        index
-        for data in rounds(solution)
-        if len(data["chosen"]) == 3
-        for index in data["chosen"]
-        if index < 2
-    ]
-    assert branched or solution.meta["rounds"] < 6
-    assert solution.status == "ok" and solution.answer is not None
+def test_gibbs_weighs_a_reference_by_where_it_stood_then_and_others_branch_off_it() -> None:
+    """Each chain has four steps, so that an iteration is weighed after one, two and three."""
+    branched = []
+    for seed in range(4):
+        ends: list[list[str]] = []
+
+        def rewards(text: str, ends: list[list[str]] = ends) -> float:
+            _, *lines = text.splitlines()
+            ends.extend([lines] if len(lines) == 4 else [])
+            return reward(text)
+
+        solution = run(
+            "particle_gibbs",
+            iterations=3,
+            references=2,
+            n=5,
+            seed=seed,
+            engine=ScriptedEngine(script=four_steps, rewards=rewards),
+        )
+        data = rounds(solution)
+        # After the first iteration three of five are drawn anew.
+        assert [len(round["chosen"]) for round in data] == [5] * 3 + [3] * 6
+        assert [round["step"] for round in data] == [1, 2, 3] * 3
+        stood = {
+            tuple(reward("\n".join(["question p", *lines[:step], ""])) for step in (1, 2, 3))
+            for lines in ends
+        }
+        for iteration in (data[3:6], data[6:9]):
+            for reference in (0, 1):
+                assert tuple(round["scores"][reference] for round in iteration) in stood
+                assert not any(round["complete"][reference] for round in iteration)
+        branched += [index for round in data[3:] for index in round["chosen"] if index < 2]
+        assert solution.status == "ok" and solution.answer is not None
+    assert set(branched) == {0, 1}
+
+
+def four_steps(prompt: str, stream: int) -> Line:
+    digits = [int(draw * 10) for draw in uniform(stream, range(4))]
+    return Line("".join(f"step {digit}\n" for digit in digits[:3]) + f"answer {digits[3]}\n")
 
 
 def test_gibbs_draws_no_chain_twice() -> None:
