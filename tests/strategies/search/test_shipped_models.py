@@ -120,6 +120,7 @@ def test_the_recipe_of_the_search_table_is_right() -> None:
     assert {
         "best_of_n",
         "weighted",
+        "majority",
         "a_star",
         "beam",
         "dvts",
