@@ -2,7 +2,8 @@
 
 Ratings lie in the reply store under what decides them: the verifier's settings, the model's
 content, the problem and the chain. One that is found there is charged in full, as it was when it
-was first asked for, and counted in `verifier_reused`. Oracles, verifiers without a model, and those
+was first asked for, and counted in `verifier_reused`; so is the rating of a chain that stands
+earlier in the same ask, with or without a store. Oracles, verifiers without a model, and those
 whose ratings depend on the other chains of the call are asked every time.
 """
 
@@ -54,10 +55,15 @@ class Rate:
         Raises RatingFailed, which says what was spent, when some chains could not be rated; with
         `some` only when none of several could, and those that could not have None.
         """
-        names = self._names()
+        kept = _kept(self.verifier, self.engine)
+        names = self._names() if kept and self.branch.store else []
         found = self.branch.store.get(list(names)) if names else {}
         known = {i: _decoded(found[name]) for i, name in enumerate(names) if name in found}
-        fresh = [i for i in range(len(self.chains)) if i not in known]
+        places: dict[Any, list[int]] = {}  # of each chain that is not known, its copies behind it
+        for i, chain in enumerate(self.chains):
+            if i not in known:
+                places.setdefault(_digest(chain) if kept else i, []).append(i)
+        fresh = [first for first, *_ in places.values()]
         failed: RatingFailed | None = None
         ratings: list[Rating | None] = []
         if fresh:
@@ -70,6 +76,9 @@ class Rate:
             self.branch.store.put(
                 {names[i]: encoded(_values(rating)) for i, rating in drawn.items()}
             )
+        for first, *copies in places.values():
+            if first in drawn:
+                known |= dict.fromkeys(copies, drawn[first])
         spent = Usage.sum(
             [self._price(i, rating) for i, rating in drawn.items()]
             + [_reused(self._price(i, rating)) for i, rating in known.items()]
@@ -93,9 +102,7 @@ class Rate:
         return pricing.verified(self.cost, rating.requests(self.chains[index]))
 
     def _names(self) -> list[str]:
-        """Where the store keeps each rating; [] where it keeps none."""
-        if not self.branch.store or not _kept(self.verifier, self.engine):
-            return []
+        """Where the store keeps each rating."""
         assert self.engine is not None
         problem = self.branch.problem
         content = digest(
@@ -107,6 +114,7 @@ class Rate:
 
 
 def _kept(verifier: Verifier, engine: Engine | None) -> bool:
+    """Whether a rating is a function of what it is kept under."""
     if engine is None or verifier.oracle or not verifier.alone:
         return False
     return engine.capabilities.seeds or "sample" not in verifier.needs

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from reasoning import Budget, Problem, Solver
+from reasoning import Budget, Problem, Solution, Solver
 from reasoning.engines.base import PoolReply
-from reasoning.engines.scripted import ScriptedEngine
+from reasoning.engines.scripted import Line, ScriptedEngine
+from tests.strategies.selection.scripts import numbered
 
 PROBLEM = Problem("p", ({"role": "user", "content": "q"},), step="\n")
 
@@ -31,12 +32,17 @@ class Counting(ScriptedEngine):
         return PoolReply((float("nan"),) * len(positions), reply.usage) if bad else reply
 
 
+def distinct(prompt: str, stream: int) -> Line:
+    """Chains that are all different."""
+    return Line(f"{['a', 'cc', 'eee'][stream % 3]}\n{stream}")
+
+
 def solve(
     run: Path, prm: ScriptedEngine, n: int, problem: Problem = PROBLEM, **settings: Any
 ) -> Any:
     verifier = {"name": "prm", "model": "prm"} | settings.pop("verifier", {})
     return Solver(
-        {"policy": ScriptedEngine(script=["a\nb", "cc\ndd", "eee"]), "prm": prm},
+        {"policy": ScriptedEngine(script=distinct), "prm": prm},
         strategy={"name": "best_of_n", "n": n},
         verifiers={"verifier": verifier},
         run=run,
@@ -115,3 +121,40 @@ def test_a_replay_asks_no_verifier(tmp_path: Path) -> None:
     prm = Counting()
     again = solve(tmp_path, prm, 4)
     assert not prm.asked and again.usage == first.usage
+
+
+def with_copies(prm: ScriptedEngine, **settings: Any) -> Solution:
+    """Eight chains, of which four say the same."""
+    lines = numbered([f"{name}\nb" for name in ("a", "c", "a", "d", "a", "e", "a", "f")], "p")
+    return Solver(
+        {"policy": ScriptedEngine(script=lines), "prm": prm},
+        strategy={"name": "weighted", "n": 8},
+        verifiers={"verifier": {"name": "prm", "model": "prm"}},
+        **settings,
+    ).solve(PROBLEM)
+
+
+def test_equal_chains_of_an_ask_are_rated_once_and_charged_each(tmp_path: Path) -> None:
+    prm, stored = Counting(), Counting()
+    bare, kept = with_copies(prm), with_copies(stored, run=tmp_path)
+    assert len(prm.asked) == len(stored.asked) == 5
+    assert bare.usage.verifier_passes == 8 and bare.usage.verifier_reused == 3
+    assert bare.usage.verifier_prefill == 8 * len("q\na\nb")
+    assert (bare.text, bare.usage) == (kept.text, kept.usage)
+
+
+def test_copies_of_a_chain_that_could_not_be_rated_have_failed_with_it() -> None:
+    solution = with_copies(Counting(poison="a"))
+    assert solution.meta["failed_ratings"] == 4 and solution.usage.verifier_passes == 4
+    assert solution.usage.verifier_reused == 0
+
+
+def test_a_journal_from_when_copies_were_asked_for_is_replayed(tmp_path: Path) -> None:
+    """Then nothing was reused; what the journal says is charged."""
+    first = with_copies(Counting(), run=tmp_path)
+    journal = tmp_path / "journal.jsonl"
+    journal.write_text(journal.read_text().replace(',"verifier_reused":3', ""))
+    prm = Counting()
+    again = with_copies(prm, run=tmp_path)
+    assert not prm.asked and again.text == first.text
+    assert again.usage == first.usage._replace(verifier_reused=0)
