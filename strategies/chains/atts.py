@@ -72,8 +72,9 @@ class Turns(Drafting):
     draft_tokens. At 1 the target writes after every chunk.
     turns: the most turns of a chain. draft_tokens, target_tokens: caps of one chunk.
 
-    A chain ends where a model ends it, where it holds a whole answer, when the draft says nothing,
-    after `turns`, or at the recipe's cap. Its log-probabilities are not kept.
+    A chain ends where a model ends it, where it gives a whole answer in the task's own form, when
+    the draft says nothing, after `turns`, or at the recipe's cap. Its log-probabilities are not
+    kept.
     """
 
     units: ClassVar[frozenset[str]] = frozenset({"chain"})

@@ -7,6 +7,7 @@ target of ATTS). They exchange token ids, which needs one vocabulary, or text.
 from __future__ import annotations
 
 import abc
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -25,6 +26,7 @@ DRAFT, TARGET = "draft", "policy"
 # Texts and ids on which two tokenizers of one vocabulary agree.
 _PROBE = "Wait, 14*10 = 140.\n\nThe answer is \\boxed{6}: x² ≥ 0."
 _PROBED_IDS = 1024
+_PROSE = re.compile(r"\banswer\s+is\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,10 +134,16 @@ def difference(a: Tokenizer, b: Tokenizer) -> str | None:
     return None if a.encode(_PROBE) == b.encode(_PROBE) else "they cut a text differently"
 
 
+def given(problem: Problem, text: str) -> str | None:
+    """The answer that the text gives in its task's own form (a box, an `Answer:` line). What prose
+    says "the answer is" of may be a first guess."""
+    return problem.extract(_PROSE.sub("", text))
+
+
 def answered(problem: Problem, text: str) -> bool:
-    """Whether the text holds a whole answer: one that no further text would make another."""
-    answer = problem.extract(text)
-    return answer is not None and problem.extract(f"{text}0") == answer
+    """Whether the text gives a whole answer: one that no further text would make another."""
+    answer = given(problem, text)
+    return answer is not None and given(problem, f"{text}0") == answer
 
 
 def cut(chain: Chain) -> bool:

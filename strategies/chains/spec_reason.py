@@ -28,6 +28,7 @@ from reasoning.strategies.chains.drafting import (
     Drafting,
     answered,
     cut,
+    given,
     known,
     mixed,
     require,
@@ -51,9 +52,9 @@ class SpecReason(Drafting):
     first_n_base: so many steps at the start are the base's, unrated. step_tokens: cap of a step;
     one that reaches it is a step all the same.
 
-    A chain ends where the model ends it, where a step completes the task's answer, when a step
-    repeats the one before it (of more than two), or at the recipe's cap. A closing tag of a
-    speculated step that comes without an answer is taken out, so that thinking goes on.
+    A chain ends where the model ends it, where a step completes an answer in the task's own form,
+    when a step repeats the one before it (of more than two), or at the recipe's cap. A closing tag
+    of a speculated step that comes without an answer is taken out, so that thinking goes on.
     Log-probabilities of the chain are not kept: they would be of two models.
     """
 
@@ -152,7 +153,7 @@ class SpecReason(Drafting):
         """The step without a closing tag, where no answer comes with it."""
         engine = ctx.bindings.engine(TARGET)
         tag, text = closing(ctx.problem, engine), step.text[len(chain.text) :]
-        if not tag or tag not in text or ctx.answer(step) is not None:
+        if not tag or tag not in text or given(ctx.problem, step.text) is not None:
             return step
         before, new, mark = len(chain.ids), step.ids[len(chain.ids) :], engine.tokenizer.encode(tag)
         places = [i for i in range(len(new)) if list(new[i : i + len(mark)]) == mark]

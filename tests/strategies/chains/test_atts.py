@@ -21,6 +21,7 @@ from reasoning.chain import Chain
 from reasoning.engines.base import Capabilities, EngineUsage, ScoreReply, TokenLogprob
 from reasoning.engines.scripted import Line, ScriptedEngine, VirtualTimeLoop
 from reasoning.errors import CapabilityError, ConfigError, DataError, ReasoningError, UnknownName
+from reasoning.evals.tasks import Math500, MathRow
 from reasoning.randomness import key, uniform
 from reasoning.strategies.chains.banks import BankFile, Banks, deepest
 
@@ -336,6 +337,14 @@ def test_a_whole_answer_ends_the_chain_and_half_of_one_does_not() -> None:
     target = Target(lambda chunk: 0.0, text="")
     solution = solver(draft, target, rho=0.01, turns=9, bank="per_question").solve(growing)
     assert solution.answer == "12345"
+
+
+def test_3_5_4_a_guess_in_prose_does_not_end_a_mathematical_chain() -> None:
+    asked = Math500()._problem(MathRow(question="3*5?", answer="15", id="math500/1"))
+    text = "the answer is 12, I guess\n\nNo: it is \\boxed{15}\n" + "more " * 9
+    target = Target(lambda chunk: 0.0, text="")
+    solution = solver(Draft(lambda stream: text), target, rho=0.01, turns=99).solve(asked)
+    assert solution.answer == "15" and "\\boxed{15}" in solution.text and len(solution.text) < 60
 
 
 def test_an_empty_chunk_ends_the_chain() -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from reasoning.engines.base import (
 )
 from reasoning.engines.scripted import Line, ScriptedEngine
 from reasoning.errors import CapabilityError, ConfigError, UnknownName
+from reasoning.evals.tasks import Math500, MathRow
 from reasoning.recipe import Recipe
 from reasoning.strategies.chains.rating import LEAD
 from reasoning.verifiers.prm import ProcessReward
@@ -284,7 +286,37 @@ def test_a_model_that_says_nothing_ends_the_chain() -> None:
     assert solve(silent, base, max_tokens=20).text == "b0\nb1\n"
 
 
+GUESSED = (
+    "First, I think.\n\nMaybe the answer is 12, but let me check.\n\nNo: 3*5 = 15.\n\n"
+    "So it is \\boxed{15}.\n\nmore"
+)
+
+
+def math_problem() -> Problem:
+    return Math500()._problem(MathRow(question="3*5?", answer="15", id="math500/1"))
+
+
+def test_2_4_5_a_guess_in_prose_does_not_end_a_mathematical_chain() -> None:
+    solution = solve(Model("draft", GUESSED), Model("base", ""), ask=math_problem())
+    assert solution.text == GUESSED.removesuffix("more") and why(solution) == ["answer"]
+    assert solution.answer == "15"
+
+
+@pytest.mark.parametrize("line", ["Answer: 15", "**Final Answer:** 15", "#### 15"])
+def test_2_4_5_an_answer_line_ends_it(line: str) -> None:
+    text = f"The answer is not 12.\n\n{line}\n\n"
+    solution = solve(Model("draft", text + "more"), Model("base", ""), ask=math_problem())
+    assert solution.text == text and solution.answer == "15"
+
+
 # 2.4, step 4.
+
+
+def test_a_closing_tag_behind_a_guess_is_taken_out() -> None:
+    texts = ["the answer is 1, but\n\n", "</think> I check\n\n", "\\boxed{15}\n\n"]
+    draft = Model("draft", "".join(texts))
+    solution = solve(draft, Model("base", ""), ask=replace(math_problem(), closing="</think>"))
+    assert "</think>" not in solution.text and solution.answer == "15"
 
 
 def test_a_closing_tag_without_an_answer_is_taken_out() -> None:
