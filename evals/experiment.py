@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -65,11 +64,11 @@ async def run(
     task = recipe.build_task()
     problems: list[Problem] = task.problems(recipe.count)
     configurations = recipe.configurations()
-    _keep_recipe(recipe, folder)
     session = Session()
-    journal = Journal(folder / "journal.jsonl")
+    journal = Journal(folder / "journal.jsonl")  # locks the folder
     store = ReplyStore(folder.parent / "replies.sqlite")
     try:
+        _keep_recipe(recipe, folder)
         runner = Runner(session, journal=journal, store=store, in_flight=recipe.in_flight)
         names = {}
         for configuration in configurations:
@@ -83,7 +82,7 @@ async def run(
         summary = Summary(folder, len(asked))
         done = _finished(folder, summary, set(asked))
         _recall(runner.shared, folder, problems, configurations, names)
-        _note_sitting(folder, configurations[0], command)
+        header.note_sitting(folder, configurations[0].engines, recipe.models, command)
         lanes = [lane for lane in _lanes(recipe, problems, configurations, names, done) if lane]
         left, spent = sum(map(len, lanes)), Usage()
         with interruptible(session), (folder / records.RESULTS).open("ab") as results:
@@ -192,10 +191,8 @@ def _append(file: IO[bytes], record: dict[str, Any]) -> None:
 
 
 def _keep_recipe(recipe: Recipe, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "recipe.json"
-    text = recipe.model_dump_json(indent=2) + "\n"
-    kept = json.loads(path.read_text()) if path.exists() else json.loads(text)
+    kept = header.kept(path) or recipe.model_dump()
     if kept.get("name") != recipe.name:
         raise JournalError(
             f"{folder} holds a run of another recipe; give another folder with --out"
@@ -206,28 +203,13 @@ def _keep_recipe(recipe: Recipe, folder: Path) -> None:
             f"{folder} holds answers to problems of another task ({was}, not {now}), which tables "
             f"would mix; give the recipe another name, or another folder with --out"
         )
-    path.write_text(text)
+    header.rewrite(path, recipe.model_dump_json(indent=2) + "\n")
 
 
 def _problems_of(task: Any) -> dict[str, Any]:
     """What a task's spec says but for the count: with another count, problems are the same."""
     spec = dict(task) if isinstance(task, dict) else {"name": task}
     return {key: value for key, value in spec.items() if key != "count"}
-
-
-def _note_sitting(folder: Path, configuration: Configuration, command: str) -> None:
-    path = folder / "run.json"
-    sittings = json.loads(path.read_text())["sittings"] if path.exists() else []
-    engines = {role: engine.identity() for role, engine in configuration.engines.items()}
-    sittings.append(
-        {
-            "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "command": command,
-            "models": engines,
-            **header.describe(),
-        }
-    )
-    path.write_text(json.dumps({"sittings": sittings}, indent=2) + "\n")
 
 
 async def _abandoned(configuration: Configuration, usage: Usage) -> float:

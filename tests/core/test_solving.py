@@ -1,6 +1,8 @@
 """Solving on the scripted engine: budgets, resume, races, deadlines, interruptions."""
 
 import asyncio
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 import reasoning
 from reasoning import Budget, Problem, Sampling, Solver
 from reasoning.engines.scripted import Line, ScriptedEngine, VirtualTimeLoop
+from reasoning.engines.weights import content_hash, resolve
 from reasoning.errors import (
     CapabilityError,
     ConfigError,
@@ -18,6 +21,8 @@ from reasoning.errors import (
     ReplayDiverged,
     UnknownName,
 )
+from reasoning.header import note_sitting
+from reasoning.solver import engine
 
 ANSWERS = ["answer a", "answer b", "answer a long one", "no idea"]
 
@@ -122,6 +127,42 @@ def test_a_run_is_continued_without_asking_again(tmp_path: Path) -> None:
     )
 
 
+def test_a_runs_header_says_what_it_ran_on(tmp_path: Path) -> None:
+    draft = {"model": "local/countdown-draft", "max_batch": 7, "threads": 1}
+    settings = {"strategy": "single", "max_tokens": 2, "run": tmp_path}
+    solver = Solver({"policy": draft}, **settings)  # type: ignore[arg-type]
+    for question in ("Use 1, 2, 3 to make 6", "Use 1, 2, 3 to make 7"):
+        solver.solve(question)
+    (sitting,) = json.loads((tmp_path / "run.json").read_text())["sittings"]
+    assert re.fullmatch(r"[0-9a-f]{40}\+?", sitting["commit"] or "0" * 40)
+    weights = content_hash(resolve("countdown-draft"))
+    assert sitting["models"]["policy"]["weights"] == weights
+    assert sitting["arguments"]["policy"] == {
+        "model": "local/countdown-draft",
+        "dtype": "auto",
+        "device": "auto",
+        "max_batch": 7,
+        "max_context": None,
+        "prefix_cache": 256 << 20,
+        "threads": 1,
+    }
+
+
+def test_a_runs_header_holds_a_servers_settings_and_no_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    spec = {"model": "openai/m", "base_url": "http://localhost:1/v1", "attempts": 3}
+    for models in (spec, engine(spec)):
+        note_sitting(tmp_path, {"policy": engine(spec)}, {"policy": models}, "a command")
+    text = (tmp_path / "run.json").read_text()
+    first, second = json.loads(text)["sittings"]
+    assert first["arguments"] == second["arguments"] and first["command"] == "a command"
+    told = first["arguments"]["policy"]
+    assert told["attempts"] == 3 and told["seeding"] == "group" and told["model"] == "openai/m"
+    assert "sk-secret" not in text
+
+
 @pytest.mark.parametrize("kept", [0, 1, 3, 7])
 def test_a_problem_is_continued_in_its_middle(tmp_path: Path, kept: int) -> None:
     """What a kill left in the journal is replayed; the rest is asked; the result is the same."""
@@ -204,6 +245,22 @@ def test_first_verified_cancels_the_rest_and_charges_what_was_received(tmp_path:
         replayed = runner.run(solver().asolve(problem()))
     assert engine.totals.requests == asked
     assert (replayed.answer, replayed.usage) == (solution.answer, solution.usage)
+    assert solution.racing and replayed.racing
+
+
+@pytest.mark.parametrize(
+    ("strategy", "racing"),
+    [
+        ({"name": "majority", "n": 4}, False),
+        ({"name": "auto", "candidates": ["single"]}, False),
+        ({"name": "auto", "candidates": ["first_verified"]}, True),
+    ],
+)
+def test_results_say_whether_what_came_first_decided(strategy: Any, racing: bool) -> None:
+    verifiers: Any = {"verifier": "check"}
+    engine = ScriptedEngine(script=ANSWERS)
+    solver = Solver({"policy": engine}, strategy=strategy, verifiers=verifiers)
+    assert solver.solve(problem()).racing == racing
 
 
 def test_a_deadline_gives_the_best_so_far() -> None:

@@ -396,6 +396,41 @@ def test_another_recipe_does_not_share_a_folder(tmp_path: Path) -> None:
     assert header["sittings"][0]["packages"]["reasoning"]
 
 
+@pytest.mark.parametrize("name", ["run.json", "recipe.json"])
+@pytest.mark.parametrize("damaged", [b"", b'{"name": "scr', b"\xff\0", b"[1]"])
+def test_a_header_is_never_half_written_and_a_damaged_one_is_told(
+    tmp_path: Path, name: str, damaged: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import asyncio
+
+    from reasoning.evals import experiment
+
+    def play() -> str:
+        return str(asyncio.run(experiment.run(Recipe.load(path), tmp_path / "run")))
+
+    path, kept = tmp_path / "recipe.yaml", tmp_path / "run" / name
+    path.write_text(RECIPE.replace("seconds: 0.5", "seconds: 0").replace("count: 6", "count: 1"))
+    play()
+    whole = kept.read_bytes()
+
+    def write(path: Path, text: str, **_: str) -> None:
+        path.write_bytes(text.encode()[:9])
+        if name in path.name:
+            raise OSError(28, "No space left on device")
+        path.write_bytes(text.encode())
+
+    with monkeypatch.context() as full:
+        full.setattr(Path, "write_text", write)
+        with pytest.raises(OSError):
+            play()
+    assert kept.read_bytes() == whole
+    kept.write_bytes(damaged)
+    with pytest.raises(ReasoningError, match=f"run/{name} is damaged; delete it, and run again"):
+        play()
+    kept.unlink()
+    assert "expected 12 = " in play() and not list((tmp_path / "run").glob(".*"))
+
+
 def test_another_count_goes_on_and_counts_what_it_asks_for_another_task_does_not(
     tmp_path: Path,
 ) -> None:
