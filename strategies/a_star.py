@@ -165,7 +165,6 @@ class _Search:
         self.open = [(self.nodes[0].key, self.nodes[0])]
         self.goals: list[Node] = []
         self.expansions = 0
-        self.scored = 0
         self.ahead: dict[int, list[Chain]] = {}  # continuations of states not expanded yet
         self.unused = 0  # tokens of those
         self.offered: Node | None = None
@@ -292,7 +291,6 @@ class _Search:
                 _rounded(self.settings.length_cost),
             )
             node.g = node.parent.g + cost
-        self.scored += len(nodes)
 
     def _from_ahead(self, node: Node, k: int) -> list[Chain]:
         chains = self.ahead.pop(node.id, [])[:k]
@@ -352,7 +350,8 @@ class _Search:
             self.ctx.offer(best.chain, score=best.r)
 
     def _meta(self) -> dict[str, Any]:
-        meta = {"expansions": self.expansions, "scored": self.scored, **self.steps.counters()}
+        scored = self.steps.passes
+        meta = {"expansions": self.expansions, "scored": scored, **self.steps.counters()}
         return meta | ({"unused_tokens": self.unused} if self.unused else {})
 
 

@@ -158,7 +158,6 @@ class _Particles:
         self.steps: Steps = settings.steps(ctx)
         root = Path(Step(ctx.prompt, "", 0, complete=False, answer=None), 0.0)
         self.root = Particle((root,))
-        self.passes = 0
         self._draws: dict[Any, int] = {}  # of each prefix, over all iterations
         self._luck = key(*ctx.stream_path, "particles")
         self._used = 0
@@ -191,7 +190,9 @@ class _Particles:
         chain = best.chain
         if not best.step.complete:
             chain = await self.steps.finish("finish", chain)
-        return self.ctx.offer(chain, score=best.score, passes=self.passes, **self.steps.counters())
+        return self.ctx.offer(
+            chain, score=best.score, passes=self.steps.passes, **self.steps.counters()
+        )
 
     # One round.
 
@@ -219,7 +220,6 @@ class _Particles:
         except BudgetExhausted as refused:  # by a cap other than passes
             self.ctx.note_cut(refused.status)
             return None
-        self.passes += len(scores)
         extended = list(particles)
         for (place, step), score in zip(grown.items(), scores, strict=True):
             before = particles[place].trajectory

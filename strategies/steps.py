@@ -330,6 +330,11 @@ class Steps:
     def _pass(self, chain: Chain, more: int) -> Usage:
         return self.ctx.most_rated(chain, more, role=self.settings.role)
 
+    @property
+    def passes(self) -> int:
+        """Ratings that came, as the ledger has them."""
+        return self.ctx.ledger.total.verifier_passes
+
     # Choosing.
 
     def choose(self, paths: Sequence[Path], how: Select) -> Path:

@@ -472,6 +472,7 @@ def test_a_verifier_that_fails_for_one_path_costs_that_path_its_reward() -> None
     found = search("a_star", ends_at_depth(2), verifier=verifier)
     assert [row["r"] for row in tree(found)[1:5]] == [0.5, 0, 0.5, 0.5]
     assert found.meta["failed_ratings"] == 2 and found.answer == "0"
+    assert found.meta["scored"] == found.usage.verifier_passes == 6
     with pytest.raises(RatingFailed):
         search("a_star", ends_at_depth(2), verifier=Told(rewards=lambda path: None))
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from reasoning import Budget, Solution, Solver
 from reasoning.chain import Chain
 from reasoning.engines.scripted import Line, ScriptedEngine
-from reasoning.errors import ConfigError
+from reasoning.errors import ConfigError, RatingFailed
 from reasoning.randomness import uniform
 from reasoning.strategies.resampling import (
     Annealing,
@@ -51,7 +51,8 @@ def by_digit(text: str) -> float:
 
 
 def run(name: str = "particle_filtering", **settings: Any) -> Solution:
-    ours = {k: settings.pop(k) for k in list(settings) if k in ("budget", "engine", "seed", "run")}
+    of_solver = ("budget", "engine", "seed", "run", "verifiers")
+    ours = {k: settings.pop(k) for k in list(settings) if k in of_solver}
     rewards = settings.pop("rewards", by_digit)
     strategy = {"name": name, "n": 4, "step_tokens": 20, **settings}
     return solve(walk, strategy, rewards=rewards, max_tokens=100, **ours)
@@ -381,6 +382,18 @@ def constant(name: str, reward: float, weight: Weight) -> Solution:
 
     strategy = {"name": name, "n": 4, "step_tokens": 20, "weight": weight}
     return solve(walk, strategy, max_tokens=100, verifiers={"verifier": Constant()})
+
+
+def test_ratings_that_failed_are_no_passes() -> None:
+    class Ailing(Verifier):
+        async def rate(self, problem: Any, chains: Sequence[Chain], engine: Any) -> list[Rating]:
+            ratings = [Rating((0.5,)) if index else None for index, _ in enumerate(chains)]
+            raise RatingFailed("the first could not be rated", ratings)
+
+    verifiers = {"verifier": Ailing()}
+    found = run(max_steps=1, verifiers=verifiers)
+    assert found.meta["failed_ratings"] == 1
+    assert found.meta["passes"] == found.usage.verifier_passes == 3
 
 
 def test_a_separator_that_never_comes_is_searched_in_blocks() -> None:
