@@ -52,6 +52,7 @@ def record(
         "usage": solution.usage.sparse(),
         "roles": {role: usage.sparse() for role, usage in solution.roles.items()},
         "seconds": round(solution.seconds, 4),
+        "racing": solution.racing,
         **_learned(solution.trace),
     }
 

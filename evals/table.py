@@ -50,6 +50,7 @@ class Record(BaseModel):
     usage: dict[str, float] = {}
     roles: dict[str, dict[str, float]] = {}
     seconds: float = 0.0
+    racing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,8 @@ class Row:
 
     scores: mean over replicates by question id; skipped questions are missing. costs: for each
     cost name the same. value: the mean score with its interval. counts: answers by grade.
-    difference, ratios: against the baseline, on the questions both have.
+    difference, ratios: against the baseline, on the questions both have. racing: another run of
+    some answers may differ, because what came first decided.
     """
 
     run: str
@@ -75,6 +77,7 @@ class Row:
     counts: Counter[str]
     difference: Estimate | None = None
     ratios: Mapping[str, Estimate] = field(default_factory=dict)
+    racing: bool = False
 
     @property
     def measure(self) -> str:
@@ -162,7 +165,8 @@ def cells(row: Row, made: Sequence[Row], costs: Sequence[str] = COSTS) -> list[s
     printable."""
     budget = [] if not _budgeted(made) else ["-" if row.budget == UNLIMITED else row.budget]
     texts = [printable(text) for text in (row.label, *budget, f"{row.task} {row.split}")]
-    out = [*texts, f"{len(row.scores):,}", row.measure]
+    measure = f"{row.measure}, racing" if row.racing else row.measure
+    out = [*texts, f"{len(row.scores):,}", measure]
     out += [percent(row.value), *(_amount(row.cost(name)) for name in costs)]
     if row.difference is not None:
         out += [percent(row.difference, sign="+"), ratio(row.ratios[costs[0]])]
@@ -270,6 +274,7 @@ def _row(
         costs={name: _means(tried, lambda r, name=name: _cost(r, name)) for name in costs},
         value=_interval(list(scores.values()), replicates, seed),
         counts=counts,
+        racing=any(record.racing for record in found),
     )
 
 

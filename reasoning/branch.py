@@ -74,6 +74,7 @@ class _Progress:
         self.trace = Trace()
         self.best: Outcome | None = None
         self.cut: str | None = None
+        self.raced = False
         self.broken: set[asyncio.Task[Any] | None] = set()  # tasks that are ending
         # Who solves the problem. Where a problem's tasks cancel each other it is never that one.
         self._caller = asyncio.current_task()
@@ -144,6 +145,11 @@ class Branch:
         """Status of the first ask that the budget or the clock cut short or left out, if any."""
         return self._progress.cut
 
+    @property
+    def raced(self) -> bool:
+        """Whether something was decided by which reply came first."""
+        return self._progress.raced
+
     def child(self, name: str, budget: Budget | None) -> Self:
         """A branch below this one, with a journal path and (optional) a budget share of its own."""
         if not name or "/" in name:
@@ -162,6 +168,7 @@ class Branch:
         """A branch of a race: it draws from this branch's random stream, and may be cancelled."""
         child = self.child(name, None)
         child.cancellable = True
+        self._progress.raced = True
         return child
 
     def next_key(self, kind: str) -> Key:

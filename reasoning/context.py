@@ -269,8 +269,12 @@ class Context(Branch):
         """Give later rounds something to read: evidence as a JSON value, never the truth."""
         self.trace.add("evidence", self.path, name=name, value=value)
 
-    async def note(self, name: str, read: Callable[[], T]) -> T:
-        """A value (JSON) that depends on time or on the outside: read once and journaled."""
+    async def note(self, name: str, read: Callable[[], T], *, timed: bool = True) -> T:
+        """A value (JSON) that depends on time or on the outside: read once and journaled.
+
+        timed: time may decide it, so that another run may go another way.
+        """
+        self._progress.raced |= timed
 
         async def ask() -> tuple[Any, Usage]:
             return read(), Usage()

@@ -76,6 +76,8 @@ class Solution:
     answer: None when no solution text held one. text: the solution it was taken from.
     status: see `Status`; anything but "ok" and "failed" is a best answer so far.
     roles: the usage of each role; `usage` is their sum.
+    racing: which reply came first decided something, so that another run may differ (a replay does
+    not); else it is ordered.
     """
 
     problem: str
@@ -88,3 +90,4 @@ class Solution:
     error: str | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
     roles: Mapping[str, Usage] = field(default_factory=dict)
+    racing: bool = False

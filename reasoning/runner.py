@@ -133,6 +133,7 @@ class Runner:
             error=error,
             meta=outcome.meta,
             roles=dict(ctx.ledger.by_role),
+            racing=job.configuration.strategy.racing or ctx.raced,
         )
 
     async def solve_all(

@@ -48,7 +48,8 @@ class Strategy(Settings, abc.ABC):
 
     unit: what it asks its chain policy for; token: it streams chains itself, which only a policy
     that leaves them as the model writes them allows. needs: capabilities of the policy's engine.
-    racing: its asks depend on which reply comes first, so two runs may differ.
+    racing: its asks depend on which reply comes first, so two runs may differ. Solutions say so,
+    also where a chain policy raced.
     """
 
     unit: ClassVar[Unit] = "chain"

@@ -39,6 +39,8 @@ class Auto(Strategy):
         finite: dict[str, Any] = {u: cap for u, cap in caps.items() if 0 < cap < float("inf")}
         left = Budget(**finite)
         chosen = await ctx.note(
-            "plan", lambda: self._allocator.plan(ctx.problem, left, self._candidates)
+            "plan",
+            lambda: self._allocator.plan(ctx.problem, left, self._candidates),
+            timed=False,
         )
         return await self._candidates[chosen].strategy.solve(ctx)

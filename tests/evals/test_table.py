@@ -15,12 +15,16 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from reasoning import Problem, Solver
+from reasoning.engines.scripted import ScriptedEngine
 from reasoning.errors import ConfigError, DataError
+from reasoning.evals import records
 from reasoning.evals.curves import of_rows, reach_ratio, shared_questions
+from reasoning.evals.grading import Grade
 from reasoning.evals.markdown import escaped, place, render, replace
 from reasoning.evals.plot import _lines as joined
 from reasoning.evals.plot import plot
-from reasoning.evals.table import header, percent, rich_table, rows, totals
+from reasoning.evals.table import cells, header, percent, rich_table, rows, totals
 
 QUESTIONS = 60
 COMMANDS = {"demo": "reasoning run recipes/demo.yaml"}
@@ -87,6 +91,24 @@ def test_a_row_averages_replicates_and_counts_every_grade() -> None:
         "expected 6 = 3 correct + 1 wrong + 1 ungradable + 1 failed + 0 skipped"
     )
     assert row.expected == 6 and row.measure == "accuracy"
+
+
+def test_rows_say_which_were_racing() -> None:
+    """Of all their answers one is enough. Records of before they said so count as ordered."""
+    found = [record(), record(problem="p1", racing=True), record(configuration="b", label="other")]
+    made = rows([*found, record(configuration="b", label="other", problem="p1")], replicates=50)
+    place = header(made).index("measure")
+    assert [cells(row, made)[place] for row in made] == ["accuracy, racing", "accuracy"]
+
+
+@pytest.mark.parametrize(("strategy", "racing"), [("first_verified", True), ("majority", False)])
+def test_a_record_says_whether_its_answer_was_racing(strategy: str, racing: bool) -> None:
+    problem = Problem("p", ({"role": "user", "content": "q"},), check=lambda answer: answer == "b")
+    engine = ScriptedEngine(script=["b"])
+    solver = Solver({"policy": engine}, strategy=strategy, verifiers={"verifier": "check"})
+    solution = solver.solve(problem)
+    made = records.record("r", "c", solver._configuration, problem, 0, solution, Grade("correct"))
+    assert made["racing"] == racing
 
 
 def test_what_others_tried_and_it_did_not_is_skipped() -> None:

@@ -48,6 +48,7 @@ def test_dynasor_4_6_5_equal_answers_exit_at_the_kth_probe(k: int, c: int) -> No
     # The k-th probe stood at k * c tokens; it is heard at the end of the chunk beside it.
     assert chain.text == TEXT[: (k + 1) * c] + f"\n{TAG}\n\n\\boxed{{5}}"
     assert chain.done and forced(solution) == ["certain"]
+    assert solution.racing  # by which chunk a probe was heard is a matter of time
     around = len("question p\n") + len(PROBE)
     at = [len(prompt) - around for prompt in engine.probes]
     assert at == [c * (i + 1) for i in range(k)]
