@@ -18,8 +18,9 @@ from __future__ import annotations
 import abc
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from reasoning.chain import Chain
 from reasoning.context import Context
@@ -95,12 +96,35 @@ class BestOfN(_Rated):
 
 
 class Weighted(_Rated):
-    """The answer whose chains' scores sum highest; where all of them are 0, the majority's."""
+    """The answer whose chains' scores sum highest; where all of them are 0, the majority's.
+
+    scale: minmax stretches the scores of the N chains to [0, 1] first, so that the worst has no
+    vote; equal ones are 1 (arXiv 2502.07191, in its code; there the winning answer is worded as
+    its best chain has it).
+    """
+
+    scale: Literal["none", "minmax"] = "none"
+
+    @model_serializer(mode="wrap")
+    def _without_default(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # What ran when there was no choice keeps its identity.
+        settings: dict[str, Any] = whole(self)
+        if self.scale == "none":
+            del settings["scale"]
+        return settings
 
     async def choose(self, ctx: Context, chains: Sequence[Chain], majority: Outcome) -> Outcome:
         scoring = self.scoring(ctx)
         scores = await scoring.score(chains)
+        if self.scale == "minmax":
+            scores = stretched(scores)
         return ctx.offer(most_voted(ctx, chains, scores), **scoring.counters())
+
+
+def stretched(scores: Sequence[float]) -> list[float]:
+    """Scores moved and scaled to reach from 0 to 1; all 1 where they are equal."""
+    low, high = min(scores), max(scores)
+    return [(score - low) / (high - low) if low < high else 1.0 for score in scores]
 
 
 def most_voted(ctx: Context, chains: Sequence[Chain], weights: Sequence[float]) -> Chain:

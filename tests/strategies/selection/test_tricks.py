@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from reasoning.chain import Chain
 from reasoning.configuration import name_of
 from reasoning.engines.scripted import ScriptedEngine
 from reasoning.recipe import Recipe
+from reasoning.strategies.best_of_n import Weighted
 from reasoning.strategy import Rating, Verifier
-from tests.strategies.selection.scripts import problem, solve
+from tests.strategies.selection.scripts import numbered, problem, solve
 
 RECIPES = Path(__file__).parents[3] / "recipes"
 SIX = {"best_of_n", "step_best_of_n", "majority", "beam", "mcts", "self_refine"}
@@ -39,19 +41,43 @@ def test_tricks_5_4_1_a_random_reward_is_as_good_as_one_sample() -> None:
     assert abs(share - 1 / 3) < 4 * (2 / 9 / 300) ** 0.5
 
 
+@pytest.mark.parametrize("scale", ["none", "minmax"])
 @pytest.mark.parametrize("value", [0.1, 0.5, 1.0])
 @pytest.mark.parametrize("seed", range(4))
-def test_tricks_5_4_2_of_equal_values_weighted_is_majority(value: float, seed: int) -> None:
+def test_tricks_5_4_2_of_equal_values_weighted_is_majority(
+    value: float, seed: int, scale: str
+) -> None:
     class Constant(Verifier):
         async def rate(self, problem: Any, chains: Sequence[Chain], engine: Any) -> list[Rating]:
             return [Rating((value,)) for _ in chains]
 
     lines = [f"answer {letter}" for letter in "aabbcd"]
-    weighted = solve(
-        lines, {"name": "weighted", "n": 9}, verifiers={"verifier": Constant()}, seed=seed
-    )
+    strategy = {"name": "weighted", "n": 9, "scale": scale}
+    weighted = solve(lines, strategy, verifiers={"verifier": Constant()}, seed=seed)
     majority = solve(lines, {"name": "majority", "n": 9}, seed=seed)
     assert weighted.text == majority.text
+
+
+@pytest.mark.parametrize(("scale", "answer"), [("none", "b"), ("minmax", "a")])
+def test_scores_are_stretched_before_they_are_summed(scale: str, answer: str) -> None:
+    """1.0 against 0.75 and 0.5: as they are the two win; stretched, the worst has no vote."""
+    lines = ["answer a", "answer b", "answer b!"]
+    scores = dict(zip(lines, (1.0, 0.75, 0.5), strict=True))
+    own = replace(problem(), canonical=lambda answer: answer.strip("!"))
+    engine = ScriptedEngine(
+        script=numbered(lines), rewards=lambda text: scores[text.splitlines()[-1]]
+    )
+    solution = Solver(
+        {"policy": engine, "prm": engine},
+        strategy={"name": "weighted", "n": 3, "scale": scale},
+        verifiers={"verifier": {"name": "prm", "model": "prm"}},
+    ).solve(own)
+    assert solution.answer == answer
+
+
+def test_without_scaling_weighted_is_described_as_when_there_was_none() -> None:
+    assert "scale" not in Weighted().model_dump()
+    assert Weighted(scale="minmax").model_dump()["scale"] == "minmax"
 
 
 def test_tricks_5_4_7_tokens_of_prompts_and_of_completions_are_counted_apart() -> None:
