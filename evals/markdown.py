@@ -1,7 +1,7 @@
 """Markdown: a table's text, put between a document's markers in place.
 
 A document holds `<!-- table:NAME -->` and `<!-- /table:NAME -->`; what stands between them is
-written by a command and by nobody else.
+written by a command, which stands there too, and by nobody else.
 """
 
 from __future__ import annotations
@@ -23,10 +23,14 @@ _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|~$&])")
 
 
 def render(
-    made: Sequence[Row], commands: Mapping[str, str], *, costs: Sequence[str] = COSTS
+    made: Sequence[Row],
+    commands: Mapping[str, str],
+    *,
+    costs: Sequence[str] = COSTS,
+    written: str = "",
 ) -> str:
     """The rows as a Markdown table, with the command that made each: in a last column, or below
-    where one made them all.
+    where one made them all. Last the command that wrote the table.
 
     commands: by run name. Raises ConfigError for a run without one: a number in a document comes
     from a command in it.
@@ -42,14 +46,16 @@ def render(
         found = cells(row, made, costs)
         texts.append([escaped(text) for text in found[:own]] + found[own:])
     told = [_code(commands[row.run]) for row in made]
-    below = f"Costs are means of a question; {totals(made)}."
+    below = [f"Costs are means of a question; {totals(made)}"]
     if len(set(told)) == 1:
-        below += f" Each row: {told[0]}"
+        below.append(f"Each row: {told[0]}")
     else:
         titles = [*titles, "command"]
         texts = [[*row, command] for row, command in zip(texts, told, strict=True)]
+    if written:
+        below.append(f"The table: {_code(written)}")
     lines = [_line(titles), "|" + "---|" * len(titles), *map(_line, texts)]
-    return "\n".join([*lines, "", below])
+    return "\n".join([*lines, "", ". ".join(below)])
 
 
 def grid(table: Table) -> str:

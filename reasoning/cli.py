@@ -1,7 +1,8 @@
 """The command line: solve, run, table, ls, validate, check-prm.
 
 An error is one line on stderr and exit code 1 (2 for wrong usage, 130 for Ctrl-C); --debug,
-anywhere on the line, shows the traceback. Text that comes from models or files is never read as markup.
+anywhere on the line, shows the traceback. Text that comes from models or files is never read as
+markup.
 """
 
 from __future__ import annotations
@@ -202,7 +203,11 @@ def table(
         console.print(f"plot written to {plot}", markup=False)
     if into is not None:
         commands = {run[0]["run"]: records.command(folder) for folder, run in runs.items() if run}
-        changed = markdown.replace(into, name, markdown.render(made, commands, costs=columns))
+        settings = {"--baseline": baseline, "--costs": costs, "--into": into, "--name": name}
+        given = [part for option in settings.items() if option[1] is not None for part in option]
+        written = shlex.join(map(str, ["reasoning", "table", *folders, *given]))
+        text = markdown.render(made, commands, costs=columns, written=written)
+        changed = markdown.replace(into, name, text)
         console.print(f"{into} {'changed' if changed else 'is up to date'}", markup=False)
 
 

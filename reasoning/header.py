@@ -42,7 +42,9 @@ def note_sitting(
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "command": command,
             "models": {role: engine.identity() for role, engine in engines.items()},
-            "arguments": {role: _arguments(engine, models[role]) for role, engine in engines.items()},
+            "arguments": {
+                role: _arguments(engine, models[role]) for role, engine in engines.items()
+            },
             **describe(),
         }
     )

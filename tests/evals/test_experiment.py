@@ -2,10 +2,13 @@
 
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -103,14 +106,14 @@ def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
         assert final_table(folder) == final_table(whole)
 
 
-@pytest.mark.parametrize("damaged", [b'{"run":"scr', b"\0\0", b"\xff", b"[1]", b'{"run": "x"}'])
-def test_a_damaged_line_is_told_and_can_be_deleted(
-    tmp_path: Path,
-    damaged: bytes,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    def said(*arguments: str) -> str:
+Said = Callable[..., str]
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Said:
+    """What a command prints; of one that fails, its error line."""
+
+    def run(*arguments: str) -> str:
         monkeypatch.setattr(sys, "argv", ["reasoning", *arguments])
         with pytest.raises(SystemExit) as ended:
             cli.main()
@@ -118,6 +121,16 @@ def test_a_damaged_line_is_told_and_can_be_deleted(
         assert not ended.value.code or told.err.count("\n") == 1
         return told.err if ended.value.code else told.out
 
+    return run
+
+
+@pytest.mark.parametrize("damaged", [b'{"run":"scr', b"\0\0", b"\xff", b"[1]", b'{"run": "x"}'])
+def test_a_damaged_line_is_told_and_can_be_deleted(
+    tmp_path: Path,
+    damaged: bytes,
+    monkeypatch: pytest.MonkeyPatch,
+    said: Said,
+) -> None:
     monkeypatch.chdir(tmp_path)
     text = RECIPE.replace("seconds: 0.5", "seconds: 0").replace("count: 6", "count: 1")
     (tmp_path / "recipe.yaml").write_text(text)
@@ -138,6 +151,22 @@ def test_a_damaged_line_is_told_and_can_be_deleted(
     assert "plot.svg" in said(*plotted, "seconds")
     assert "seconds per question" in Path("plot.svg").read_text()
     assert "unknown cost 'minutes'" in said(*plotted, "minutes")
+
+
+def test_a_table_in_a_document_names_the_command_that_writes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: Said
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = RECIPE.replace("seconds: 0.5", "seconds: 0").replace("count: 6", "count: 1")
+    Path("recipe.yaml").write_text(text.replace("budgets: [{tokens: 60}, {}]", ""))
+    Path("a page.md").write_text("<!-- table:x -->\n<!-- /table:x -->\n")
+    said("run", "recipe.yaml")
+    given = ("--baseline", "majority(n=3)", "--costs", "asks,tokens", "--name", "x")
+    assert "changed" in said("table", "runs/scripted", "--into", "a page.md", *given)
+    caption = Path("a page.md").read_text().splitlines()[-2]
+    run, table = re.findall("`(.*?)`", caption)
+    assert run == "reasoning run recipe.yaml"
+    assert "a page.md is up to date" in said(*shlex.split(table)[1:])
 
 
 def test_what_was_in_flight_is_listed_as_asked_again(tmp_path: Path) -> None:
@@ -453,6 +482,6 @@ def test_another_count_goes_on_and_counts_what_it_asks_for_another_task_does_not
     ):
         summary = play(old, new)
         assert f"expected {asked} = " in summary and summary.endswith(" + 0 skipped")
-    with pytest.raises(ReasoningError, match="another task .*'numbers': 4") as refused:
+    with pytest.raises(ReasoningError, match=r"another task .*'numbers': 4") as refused:
         play("numbers: 3", "numbers: 4")
     assert "\n" not in str(refused.value)
