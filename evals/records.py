@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +53,23 @@ def record(
         "roles": {role: usage.sparse() for role, usage in solution.roles.items()},
         "seconds": round(solution.seconds, 4),
         "racing": solution.racing,
+        **_told(solution.meta),
         **_learned(solution.trace),
     }
+
+
+def _told(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """What the strategy says of its outcome: what it counted, and what was wrong with ratings."""
+    told = {name: value for name, value in meta.items() if _is_json(value)}
+    return {"meta": told} if told else {}
+
+
+def _is_json(value: Any) -> bool:
+    """Strategies of third parties may say what no record can hold."""
+    try:
+        return bool(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError, RecursionError):
+        return False
 
 
 def _learned(trace: Trace) -> dict[str, Any]:
