@@ -2,15 +2,16 @@
 
 Chain i has the random stream of chain i of plain decoding, and journal keys of its own: what it
 asks depends on no other chain, whichever is slow or fails to come. Under a cap each chain has a
-fixed share of what is left. One that does not fit waits until earlier ones have ended and given
-back what they did not spend; so what fits depends on the order of the chains, never on timing.
+fixed share, which is known before the first one begins. One that does not fit waits until earlier
+ones have ended and given back what they did not spend; so what fits depends on the order of the
+chains, never on timing.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 
 from reasoning.budget import UNITS, Budget
@@ -26,10 +27,13 @@ async def side_by_side(
 ) -> list[Chain]:
     """What `write` makes of n continuations of `prefix`, in order; fewer when the budget ends.
 
-    most: tokens that one chain may cost; its share under a token cap. Under any other cap chains
-    are written one after the other, because nothing is known of their worst case.
+    most: tokens that one chain may cost: its share under a token cap, and where the policy asks a
+    verifier, of passes. Of FLOPs, eFLOPs and money an n-th of what is left, or where that is less,
+    what one ask for so many tokens can cost: how often a chain is read again is not known, so that
+    a tight cap may cut one.
     Raises Stopped when there is no chain at all.
     """
+    each = _shares(ctx, prefix, n, most)
     first, call = ctx.next_draws(prefix, n), ctx.next_key("write")[-2]
     written: dict[int, Chain] = {}
     refused: list[Stopped] = []
@@ -45,10 +49,10 @@ async def side_by_side(
     try:
         async with asyncio.TaskGroup() as group:
             for index in range(n):
-                while running and not _fits(ctx, most):
+                while running and not _fits(ctx, each):
                     _, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                 try:
-                    branch = ctx.child(f"write{call}-{index}", share(ctx, most))
+                    branch = ctx.child(f"write{call}-{index}", _part(ctx, each))
                 except BudgetExhausted as exhausted:
                     refused.append(exhausted)
                     break
@@ -68,18 +72,10 @@ def share(ctx: Context, tokens: float, parts: int = 1) -> Budget | None:
 
     Raises BudgetExhausted when there is nothing left to share.
     """
-    caps: dict[str, float] = {}
-    for unit in UNITS:
-        left = ctx.remaining(unit)
-        if math.isinf(left):
-            continue
-        part = left / parts
-        if unit in ("tokens", "verifier_passes"):
-            part = math.floor(part + 1e-9)
-        caps[unit] = min(part, tokens) if unit == "tokens" else part
-        if caps[unit] <= 0 and unit != "verifier_passes":
-            raise BudgetExhausted(f"the budget has {max(left, 0):g} {unit} left")
-    return Budget(**caps) if caps else None  # type: ignore[arg-type]
+    left = {unit: left / parts for unit in UNITS if math.isfinite(left := ctx.remaining(unit))}
+    if "tokens" in left:
+        left["tokens"] = min(left["tokens"], tokens)
+    return _set_aside(left)
 
 
 def only(chains: list[Chain]) -> Chain:
@@ -98,10 +94,39 @@ def cut_short(ctx: Context, start: Chain, chain: Chain, stopped: Stopped) -> Cha
     return replace(chain, finish=finishes.get(stopped.status, "abort"))
 
 
-def _fits(ctx: Context, most: float) -> bool:
-    """Whether one more chain fits whatever it costs."""
-    return all(
-        left >= (most if unit == "tokens" else math.inf)
-        for unit in UNITS
-        if math.isfinite(left := ctx.remaining(unit))
-    )
+def _shares(ctx: Context, prefix: Chain, n: int, most: float) -> dict[str, float]:
+    """The share of each of n chains, of the capped units that its policy can spend."""
+    policy, one = ctx.bindings.policy, ctx.most_written(prefix, 1, math.ceil(most))
+    shares: dict[str, float] = {}
+    for unit in UNITS:
+        if math.isinf(left := ctx.remaining(unit)):
+            continue
+        if unit == "tokens":
+            shares[unit] = most
+        elif unit != "verifier_passes":
+            shares[unit] = max(left / n, getattr(one, unit))
+        elif policy.verifier_roles():
+            shares[unit] = most  # a step that is rated has a token
+    return shares
+
+
+def _fits(ctx: Context, each: Mapping[str, float]) -> bool:
+    """Whether there is a whole share left (n n-ths may round to more than one). How often that is
+    looked at depends on timing, so that the look is not journaled; the share that is taken then is.
+    """
+    return all(ctx.ledger.remaining(u) >= part * (1 - 1e-9) for u, part in each.items())
+
+
+def _part(ctx: Context, each: Mapping[str, float]) -> Budget | None:
+    return _set_aside({unit: min(ctx.remaining(unit), part) for unit, part in each.items()})
+
+
+def _set_aside(caps: Mapping[str, float]) -> Budget | None:
+    whole = {
+        unit: math.floor(part + 1e-9) if unit in ("tokens", "verifier_passes") else part
+        for unit, part in caps.items()
+    }
+    for unit, part in whole.items():
+        if part <= 0 and unit != "verifier_passes":
+            raise BudgetExhausted(f"the budget has {max(caps[unit], 0):g} {unit} left")
+    return Budget(**whole) if whole else None  # type: ignore[arg-type]
