@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from reasoning.engines.base import Engine, Sampling
 from reasoning.errors import CapabilityError, ConfigError, UnknownName
 from reasoning.journal import digest
 from reasoning.prompts import check_kind
+from reasoning.registry import KINDS
 from reasoning.session import Session
 
 if TYPE_CHECKING:
@@ -26,6 +28,22 @@ def cost_model(engine: Engine, **prices: float) -> CostModel:
     """What a model's work costs: its shape where its config says it, and `prices` of CostModel."""
     config = engine.model_config()
     return CostModel(shape=ModelShape.from_config(config) if config else None, **prices)
+
+
+def _word(thing: Settings) -> str:
+    """The class's name: BestOfN is best_of_n, TrimR trim_r. Hashes have it, so that what was paid
+    for is found again."""
+    return _HUMP.sub("_", type(thing).__name__).lower()
+
+
+def name_of(thing: Settings) -> str:
+    """The registry name; of what has none, the class's name as a word."""
+    names = (registry.name(type(thing)) for registry in KINDS.values())
+    return next((name for name in names if name is not None), _word(thing))
+
+
+def described(thing: Settings, named: Callable[[Settings], str] = _word) -> dict[str, Any]:
+    return {"name": named(thing), **thing.model_dump(mode="json")}
 
 
 @dataclass(frozen=True)
@@ -65,6 +83,11 @@ class Configuration:
                 f"{name_of(self.policy)} cannot write (it writes {', '.join(self.policy.units)})"
             )
         writer = f"chain policy {name_of(self.policy)}"
+        if "logprobs" in self.strategy.needs and self.policy.logprobs != "kept":
+            raise CapabilityError(
+                f"{who} reads the log-probabilities of every token, which {writer} does not keep; "
+                f"use chain policy plain"
+            )
         for role in ("policy", *self.policy.roles()):
             if role not in self.engines:
                 asker = who if role == "policy" else writer
@@ -149,13 +172,13 @@ class Configuration:
         used = (self.verifiers[role][0] for role in self.verifier_roles if role in self.verifiers)
         return any(verifier.oracle for verifier in used)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self, named: Callable[[Settings], str] = name_of) -> dict[str, Any]:
         """Everything that decides the results, but the models' content, as JSON values."""
         return {
-            "strategy": described(self.strategy),
-            "chain_policy": described(self.policy),
+            "strategy": described(self.strategy, named),
+            "chain_policy": described(self.policy, named),
             "verifiers": {
-                role: {**described(verifier), "model": model}
+                role: {**described(verifier, named), "model": model}
                 for role, (verifier, model) in self.verifiers.items()
                 if role in self.verifier_roles
             },
@@ -187,14 +210,5 @@ class Configuration:
             max_tokens=self.max_tokens,
             costs=costs,
             seed=self.seed,
-            identity=digest(self.describe(), weights)[:16],
+            identity=digest(self.describe(_word), weights)[:16],
         )
-
-
-def name_of(thing: Settings) -> str:
-    """The class's name as a word: BestOfN is best_of_n, MCTS is mcts."""
-    return _HUMP.sub("_", type(thing).__name__).lower()
-
-
-def described(thing: Settings) -> dict[str, Any]:
-    return {"name": name_of(thing), **thing.model_dump(mode="json")}

@@ -51,6 +51,12 @@ class Registry:
             value = self._entries[name] = getattr(importlib.import_module(module), attribute)
         return value
 
+    def name(self, kind: type) -> str | None:
+        """The name of an entry, which is not imported for it; None for what is none."""
+        self._scan()
+        entries = kind, f"{kind.__module__}:{kind.__qualname__}"
+        return next((name for name, entry in self._entries.items() if entry in entries), None)
+
     def __iter__(self) -> Iterator[str]:
         self._scan()
         return iter(sorted(self._entries))

@@ -66,9 +66,14 @@ class Strategy(Settings, abc.ABC):
 
 
 class ChainPolicy(Settings, abc.ABC):
-    """How one chain is written. units: what it can write."""
+    """How one chain is written.
+
+    units: what it can write. logprobs: what becomes of the tokens' log-probabilities, where they
+    are asked for. mixed: tokens that it puts into a chain have none of the model's.
+    """
 
     units: ClassVar[frozenset[str]] = frozenset({"step", "chain"})
+    logprobs: ClassVar[Literal["kept", "mixed", "dropped"]] = "kept"
     needs: ClassVar[tuple[str, ...]] = ("sample",)
 
     def roles(self) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ import abc
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 from reasoning.chain import Chain
 from reasoning.context import Context
@@ -47,6 +47,8 @@ class Drafted:
 class Drafting(ChainPolicy, abc.ABC):
     """exchange: `ids`, or `text` where draft and target have different vocabularies. Text is then
     tokenised anew on each side, and a chain must start at the task's own prompt."""
+
+    logprobs: ClassVar[Literal["kept", "mixed", "dropped"]] = "dropped"
 
     exchange: Literal["ids", "text"] = "ids"
 

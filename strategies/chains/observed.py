@@ -15,7 +15,7 @@ import asyncio
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, PrivateAttr
 
@@ -206,6 +206,7 @@ class Observed(ChainPolicy):
 
     units: ClassVar[frozenset[str]] = frozenset({"chain"})
     needs: ClassVar[tuple[str, ...]] = ("sample", "stream")
+    logprobs: ClassVar[Literal["kept", "mixed", "dropped"]] = "mixed"
 
     inner: Spec = "plain"
     closing: str | None = Field(default=None, min_length=1)

@@ -10,10 +10,11 @@ from writing import CHAINS, TAG, Asked, Judge, Line, Written, forced, problem, w
 
 from reasoning import Sampling, Solver
 from reasoning.chain import Chain
+from reasoning.configuration import described
 from reasoning.engines.characters import CharacterTokenizer
 from reasoning.engines.local import LocalEngine
 from reasoning.engines.scripted import ScriptedEngine
-from reasoning.errors import ConfigError
+from reasoning.errors import CapabilityError, ConfigError
 from reasoning.evals.tasks import Countdown
 from reasoning.problem import Solution
 
@@ -120,6 +121,25 @@ def test_policies_compose_and_the_same_one_twice_is_refused(outer: str, inner: s
         write(ScriptedEngine(script=texts), spec, 3)[0]
         == write(ScriptedEngine(script=texts), "plain", 3)[0]
     )
+
+
+@pytest.mark.parametrize(
+    "policy", ["spec_reason", "atts", "budget_forcing", "trimr", "deer", "dynasor"]
+)
+def test_a_strategy_that_reads_log_probabilities_wants_a_policy_that_keeps_them(
+    policy: str,
+) -> None:
+    models = {role: ScriptedEngine(role) for role in ("policy", "draft", "verifier")}
+    with pytest.raises(CapabilityError, match=f"deep_conf reads.*{policy} does not keep"):
+        Solver(models, strategy="deep_conf", chain_policy=policy)
+    Solver(models, strategy="deep_conf")
+
+
+def test_a_policy_is_told_of_by_its_registry_name_and_hashed_as_before() -> None:
+    made = Solver({"policy": ScriptedEngine()}, chain_policy={"name": "trimr", "verifier": "rules"})
+    told = made._configuration.describe()
+    assert told["chain_policy"]["name"] == "trimr" and told["strategy"]["name"] == "majority"
+    assert described(made._configuration.policy)["name"] == "trim_r"
 
 
 def test_what_does_not_watch_a_stream_is_not_stood_around() -> None:
