@@ -11,16 +11,18 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from reasoning.errors import ConfigError
 from reasoning.strategies.chains.observed import Action, Draft, Limit, Observed, Observer
 from reasoning.strategies.chains.phases import Closing
 
-SPARE = 100  # tokens that an "auto" limit leaves for the answer
+SPARE = 100  # tokens that an "auto" limit leaves for the answer, but no more than for thinking
 
 
 class BudgetForcing(Observed):
     """A least and a most of thinking, by forced text (s1).
 
-    max_thinking: tokens, `auto` (all the room but the closing and 100 tokens), or None.
+    max_thinking: tokens, `auto` (all the room but the closing and 100 tokens; half of it where that
+    is less than 200), or None. A closing and one token of the answer always have room.
     n_ignore: ends of thinking that are ignored. wait: what stands in their place.
     final: put behind a forced delimiter; by default `Final Answer:` behind a tag, and nothing
     behind a word that opens the answer already.
@@ -60,9 +62,14 @@ class _Forcing(Observer):
         if most is None:
             return None
         closing = len(draft.encode("\n" + draft.closing.text + final))
-        if most == "auto":
-            most = max(1, draft.room - closing - SPARE)
-        return Limit("max", most, final) if most + closing < draft.room else None
+        room = draft.room - closing  # of the thinking and the answer
+        if room < 1:
+            raise ConfigError(
+                f"a chain of {draft.room} tokens cannot hold what closes its thinking ({closing} "
+                f"tokens) and an answer; raise max_tokens, or leave out `max_thinking`"
+            )
+        most = room - min(SPARE, room // 2) if most == "auto" else min(most, room - 1)
+        return Limit("max", most, final)
 
     async def ended(self, draft: Draft) -> Action | None:
         closed = draft.ended or not draft.thinking  # not a stop of another policy's

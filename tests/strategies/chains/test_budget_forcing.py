@@ -17,6 +17,9 @@ TEXT = f"{THOUGHTS}{TAG}42"
 TEXTS = [TEXT, f"short{TAG}7", "never closes", f"{THOUGHTS}\n{TAG}\n\nlong answer {TAG} again"]
 
 
+CLOSING = f"\n{TAG}\n\nFinal Answer:"
+
+
 def policy(**settings: Any) -> dict[str, Any]:
     return {"name": "budget_forcing", **settings}
 
@@ -30,13 +33,23 @@ def test_budget_forcing_4_4_5_without_limits_is_plain(n: int, settings: dict[str
     assert (solution.status, solution.usage.tokens) == (base.status, base.usage.tokens)
 
 
-@given(most=st.integers(0, 60), text=st.sampled_from(TEXTS))
-def test_budget_forcing_4_4_5_thinking_never_passes_the_limit(most: int, text: str) -> None:
-    (chain,), solution = write(ScriptedEngine(script=[text]), policy(max_thinking=most))
-    (plain,), _ = write(ScriptedEngine(script=[text]))
+@given(
+    most=st.integers(0, 60),
+    text=st.sampled_from(TEXTS),
+    room=st.none() | st.integers(len(CLOSING) + 1, 120),
+)
+def test_budget_forcing_4_4_5_thinking_never_passes_the_limit(
+    most: int, text: str, room: int | None
+) -> None:
+    settings = {"max_tokens": room}
+    (chain,), solution = write(ScriptedEngine(script=[text]), policy(max_thinking=most), **settings)
+    (plain,), _ = write(ScriptedEngine(script=[text]), **settings)
     thinking, _, answer = chain.text.partition(TAG)
     assert len(thinking.removesuffix("\n")) <= most
     own = plain.text.partition(TAG)[0]
+    if room is not None:
+        assert len(chain.ids) <= room
+        most = min(most, room - len(CLOSING) - 1)
     if len(own + TAG) <= most or (TAG not in plain.text and len(own) < most):
         assert chain.text == plain.text and forced(solution) == []
     else:
@@ -94,8 +107,32 @@ def test_auto_leaves_room_for_the_answer() -> None:
         ScriptedEngine(script=["y" * 1000]), policy(max_thinking="auto"), max_tokens=300
     )
     thinking = chain.text.partition(TAG)[0].rstrip("\n")
-    assert len(thinking) == 300 - len(f"\n{TAG}\n\nFinal Answer:") - 100
+    assert len(thinking) == 300 - len(CLOSING) - 100
     assert len(chain.ids) == 300 and chain.finish == "length"
+
+
+def test_auto_halves_a_room_that_is_small() -> None:
+    (chain,), _ = write(
+        ScriptedEngine(script=["y" * 1000]), policy(max_thinking="auto"), max_tokens=100
+    )
+    thinking = chain.text.partition(TAG)[0].rstrip("\n")
+    assert len(thinking) == (100 - len(CLOSING) + 1) // 2 and len(chain.ids) == 100
+
+
+@pytest.mark.parametrize("most", [50, 60, 1000])
+def test_a_limit_holds_also_where_the_room_is_tight(most: int) -> None:
+    engine = ScriptedEngine(script=["y" * 1000])
+    (chain,), solution = write(engine, policy(max_thinking=most), max_tokens=60)
+    assert chain.text == "y" * (60 - len(CLOSING) - 1) + CLOSING + "y"
+    assert forced(solution) == ["max"]
+
+
+@pytest.mark.parametrize("most", [5, 60, "auto"])
+def test_a_room_too_small_for_the_closing_is_refused_before_it_is_asked(most: Any) -> None:
+    engine = ScriptedEngine(script=["y" * 1000])
+    with pytest.raises(ConfigError, match="raise max_tokens"):
+        write(engine, policy(max_thinking=most), max_tokens=len(CLOSING))
+    assert engine.totals.requests == 0
 
 
 def test_a_task_with_a_word_of_its_own() -> None:
