@@ -107,7 +107,7 @@ class AStar(Stepwise):
 
 @dataclass(slots=True, eq=False)
 class Node:
-    """A state of the search. copies: draws that said the same; spent: tokens of all of them."""
+    """A state of the search. rated: r is its own reward, not its parent's."""
 
     id: int
     parent: Node | None
@@ -116,10 +116,15 @@ class Node:
     r: float
     g: float = 0.0
     state: State = "open"
+    rated: bool = False
 
     @property
     def chain(self) -> Chain:
         return self.step.chain
+
+    @property
+    def path(self) -> Path:
+        return Path(self.step, self.r, self.rated)
 
     @property
     def h(self) -> float:
@@ -187,14 +192,13 @@ class _Search:
 
     async def conclude(self) -> Outcome:
         """The goal chosen; without one the best open state, finished with the reserve."""
-        paths = [Path(node.step, node.r) for node in self._complete()]
+        paths = [node.path for node in self._complete()]
         if not any(path.step.answer is not None for path in paths):
             paths += await self._finished()
         if not paths:
             return self.ctx.offer(self.nodes[0].chain, **self._meta())
         best = self.steps.choose(paths, self.settings.select)
-        tokens = len(best.chain.ids)
-        return self.ctx.offer(best.chain, score=best.score, path_tokens=tokens, **self._meta())
+        return self.steps.offer(best, path_tokens=len(best.chain.ids), **self._meta())
 
     # One round.
 
@@ -283,7 +287,7 @@ class _Search:
                 self.unused += _new(node, chains)
         for node, score in zip(nodes, scores, strict=True):
             assert node.parent is not None
-            node.r = _rounded(score)
+            node.r, node.rated = _rounded(score), True
             cost = edge_cost(
                 self.settings.edge_cost,
                 node.parent.r,
@@ -331,12 +335,13 @@ class _Search:
         waiting = [node for _, node in sorted(self.open) if not node.step.complete]
         rejected = [node for node in self.nodes if node.state == "dead" and node.step.empty]
         for node in waiting or sorted(rejected, key=lambda node: node.key)[:1]:
-            chain = await self.steps.finish(f"finish-{node.id}", node.chain)
-            if node.state == "open":
-                node.state = "closed"
-            end = self._born(node, self.steps.read(node.chain, chain))
-            end.state = "goal" if end.step.complete else "open"
-            return [Path(end.step, end.r)]
+            path = await self.steps.finish(node.path, f"finish-{node.id}")
+            if path.chain is not node.chain:
+                if node.state == "open":
+                    node.state = "closed"
+                end = self._born(node, path.step)
+                end.state = "goal" if end.step.complete else "open"
+            return [path]
         return []
 
     def _offer(self) -> None:
@@ -347,7 +352,7 @@ class _Search:
         best = complete[0] if complete else min(self.open)[1]
         if best is not self.offered:
             self.offered = best
-            self.ctx.offer(best.chain, score=best.r)
+            self.steps.offer(best.path)
 
     def _meta(self) -> dict[str, Any]:
         scored = self.steps.passes

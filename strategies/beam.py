@@ -122,7 +122,7 @@ class Beam(_Beams):
 
     async def solve(self, ctx: Context) -> Outcome:
         steps = self.steps(ctx)
-        root = Path(Step(ctx.prompt, "", 0, complete=False, answer=None), 0.0)
+        root = steps.root
         live, done = [root], list[Path]()
         async with steps.reserving():
             for number in range(self.max_rounds):
@@ -134,7 +134,7 @@ class Beam(_Beams):
                 if self.finished == "aside" and any(p.step.answer is not None for p in done):
                     steps.release()
                 best = steps.choose(done, "best") if done else live[0]
-                ctx.offer(best.chain, score=best.score)
+                steps.offer(best)
                 if not live or self._enough(done):
                     break
         return await self.conclude(ctx, steps, self._completions(done), live)
@@ -201,7 +201,7 @@ class DVTS(_Beams):
 
     async def solve(self, ctx: Context) -> Outcome:
         steps = self.steps(ctx)
-        root = Path(Step(ctx.prompt, "", 0, complete=False, answer=None), 0.0)
+        root = steps.root
         trees = [_Tree(root, []) for _ in range(self.n // self.beam_width)]
         async with steps.reserving():
             for number in range(self.max_rounds):
@@ -211,7 +211,7 @@ class DVTS(_Beams):
                 if any(tree.over and tree.answered for tree in trees):
                     steps.release()
                 best = max((tree.best for tree in trees), key=lambda path: path.score)
-                ctx.offer(best.chain, score=best.score)
+                steps.offer(best)
         completions = [path for tree in trees for path in tree.candidates]
         live = [tree.best for tree in trees if not tree.over]
         return await self.conclude(ctx, steps, completions, live)

@@ -139,7 +139,8 @@ class _Search:
         node = self.nodes[0]
         while node.children:
             node = _most_visited(node.children)
-        visited = Path(node.step, node.score or 0.0)
+        rated = self.settings.reward == "process" and node.score is not None
+        visited = Path(node.step, node.score or 0.0, rated)
         counts = {"simulations": self.simulations, "solutions": len(self.solutions)}
         return await self.steps.conclude(self.solutions, visited, self._select, **counts)
 
@@ -197,13 +198,13 @@ class _Search:
             child.score = score
             self._back_up(child, score)
             if child.step.complete:
-                self._solved(child.step, score)
+                self._solved(Path(child.step, score))
         return True
 
     async def _roll_out(self, node: _Node) -> bool:
         """Value a state by its rollouts; a complete one by itself."""
         if node.score is not None and node.step.complete:
-            return self._back_up(node, self._value([(node.step, node.score)]))
+            return self._back_up(node, self._value([Path(node.step, node.score)]))
         scored = self.settings.reward == "rollout"
         ends = [node.step]
         if not node.step.complete:
@@ -223,16 +224,17 @@ class _Search:
         scores = [0.0] * len(ends)
         if scored:
             scores = await self.steps.score([end.chain for end in ends])
-        for end, score in zip(ends, scores, strict=True):
-            self._solved(end, score)
+        found = [Path(end, score, scored) for end, score in zip(ends, scores, strict=True)]
+        for path in found:
+            self._solved(path)
         node.score = sum(scores) / len(scores)
-        return self._back_up(node, self._value(list(zip(ends, scores, strict=True))))
+        return self._back_up(node, self._value(found))
 
-    def _value(self, ends: list[tuple[Step, float]]) -> float:
+    def _value(self, found: list[Path]) -> float:
         """The mean worth of solutions."""
         if self.settings.reward == "self_consistent":
-            return sum(self._share(end) for end, _ in ends) / len(ends)
-        return sum(score for _, score in ends) / len(ends)
+            return sum(self._share(path.step) for path in found) / len(found)
+        return sum(path.score for path in found) / len(found)
 
     def _share(self, end: Step) -> float:
         if end.answer is None:
@@ -253,14 +255,14 @@ class _Search:
         self.nodes.append(node)
         return node
 
-    def _solved(self, step: Step, score: float) -> None:
-        self.solutions.append(Path(step, score))
+    def _solved(self, path: Path) -> None:
+        self.solutions.append(path)
         best = self.steps.choose(self.solutions, self._select)
-        if best.step is step:
-            self.ctx.offer(step.chain, score=score)
-        if step.answer is not None:
+        if best is path:
+            self.steps.offer(path)
+        if path.step.answer is not None:
             self.steps.release()
-            self.votes[self.ctx.problem.canonical(step.answer)] += 1
+            self.votes[self.ctx.problem.canonical(path.step.answer)] += 1
 
     @property
     def _select(self) -> Select:

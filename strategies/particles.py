@@ -34,7 +34,7 @@ from reasoning.strategies.resampling import (
     resample,
     softmax,
 )
-from reasoning.strategies.steps import Ask, Path, Select, Step, Steps, Stepwise
+from reasoning.strategies.steps import Ask, Path, Select, Steps, Stepwise
 from reasoning.strategy import Outcome
 
 
@@ -156,8 +156,7 @@ class _Particles:
         self.settings = settings
         self.ctx = ctx
         self.steps: Steps = settings.steps(ctx)
-        root = Path(Step(ctx.prompt, "", 0, complete=False, answer=None), 0.0)
-        self.root = Particle((root,))
+        self.root = Particle((self.steps.root,))
         self._draws: dict[Any, int] = {}  # of each prefix, over all iterations
         self._luck = key(*ctx.stream_path, "particles")
         self._used = 0
@@ -186,13 +185,8 @@ class _Particles:
     async def conclude(self, population: Sequence[Particle]) -> Outcome:
         """The particle selected; where none has an answer it is written to its end."""
         paths = [particle.path for particle in population]
-        best = self._selected(paths)
-        chain = best.chain
-        if not best.step.complete:
-            chain = await self.steps.finish("finish", chain)
-        return self.ctx.offer(
-            chain, score=best.score, passes=self.steps.passes, **self.steps.counters()
-        )
+        best = await self.steps.finish(self._selected(paths))
+        return self.steps.offer(best, passes=self.steps.passes, **self.steps.counters())
 
     # One round.
 
@@ -279,4 +273,4 @@ class _Particles:
 
     def _offer(self, population: Sequence[Particle]) -> None:
         best = self.steps.choose([particle.path for particle in population], "best")
-        self.ctx.offer(best.chain, score=best.score)
+        self.steps.offer(best)

@@ -23,7 +23,7 @@ from pydantic import Field
 from reasoning.budget import Usage
 from reasoning.context import Context
 from reasoning.costs import pricing
-from reasoning.strategies.steps import Ask, Path, Select, Step, Steps, Stepwise
+from reasoning.strategies.steps import Ask, Path, Select, Steps, Stepwise
 from reasoning.strategy import Outcome
 
 Floats = npt.NDArray[np.float64]
@@ -42,7 +42,7 @@ class Rebase(Stepwise):
 
     async def solve(self, ctx: Context) -> Outcome:
         steps = self.steps(ctx)
-        live = [Path(Step(ctx.prompt, "", 0, complete=False, answer=None), 0.0)]
+        live = [steps.root]
         done: list[Path] = []
         async with steps.reserving():
             for number in range(self.max_rounds):
@@ -55,7 +55,7 @@ class Rebase(Stepwise):
                 live = [p for p in found if not p.step.complete and not p.step.empty]
                 live = live or ([] if done else list(found))  # all empty: they go on
                 best = steps.choose(done or found, self.select)
-                ctx.offer(best.chain, score=best.score)
+                steps.offer(best)
                 if not live or len(done) >= self.n:
                     break
         going_on = max(live, key=lambda path: path.score, default=None)

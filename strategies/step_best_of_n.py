@@ -30,7 +30,7 @@ class StepBestOfN(Stepwise):
 
     async def solve(self, ctx: Context) -> Outcome:
         steps = self.steps(ctx)
-        best = Path(Step(ctx.prompt, "", 0, complete=False, answer=None), 0.0)
+        best = steps.root
         async with steps.reserving():
             for number in range(self.max_steps):
                 candidates = await self._candidates(steps, number, best)
@@ -40,7 +40,7 @@ class StepBestOfN(Stepwise):
                 scores = await steps.score([step.chain for step in candidates])
                 rated = map(Path, candidates, scores)
                 best = max(rated, key=lambda path: path.score)  # the first of equals
-                ctx.offer(best.chain, score=best.score)
+                steps.offer(best)
                 if best.step.complete:
                     break
         return await steps.conclude([], best, "best")

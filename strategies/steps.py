@@ -104,10 +104,15 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Path:
-    """A path with its score, as the beam searches hold it."""
+    """A path with its score, as the searches hold it.
+
+    rated: a verifier gave the score to this path; else it is that of the path's beginning, or
+    stands in for one.
+    """
 
     step: Step
     score: float
+    rated: bool = True
 
     @property
     def chain(self) -> Chain:
@@ -129,6 +134,11 @@ class Steps:
         self.rounds = 0
         self._scoring = Scoring(ctx, settings.aggregate, settings.role)
         self._reserve: Context | None = None
+
+    @property
+    def root(self) -> Path:
+        """The bare prompt."""
+        return Path(Step(self.ctx.prompt, "", 0, complete=False, answer=None), 0.0, rated=False)
 
     # Writing.
 
@@ -180,12 +190,16 @@ class Steps:
                 break
         return chain
 
-    async def finish(self, name: str, chain: Chain) -> Chain:
-        """The path written to its end in one ask; as it was where nothing is left to spend."""
-        if chain.done or self.rest(chain) < 1:
-            return chain
+    async def finish(self, path: Path, name: str = "finish") -> Path:
+        """The path written to its end in one ask, which nobody has rated; as it is where it is
+        complete, or nothing is left to spend."""
+        chain = path.chain
+        if path.step.complete or chain.done or self.rest(chain) < 1:
+            return path
         (written,) = await self.write([Ask(name, chain, until="answer")])
-        return written[0] if written else chain
+        if not written:
+            return path
+        return Path(self.read(chain, written[0]), path.score, rated=False)
 
     @contextlib.asynccontextmanager
     async def reserving(self) -> AsyncIterator[None]:
@@ -359,15 +373,14 @@ class Steps:
         be."""
         paths = list(complete)
         if live is not None and not any(path.step.answer is not None for path in paths):
-            if not live.step.complete:
-                chain = await self.finish("finish", live.chain)
-                live = Path(self.read(live.chain, chain), live.score)
-            paths.append(live)
+            paths.append(await self.finish(live))
         best = self.choose(paths, how)
-        tokens = len(best.chain.ids)
-        return self.ctx.offer(
-            best.chain, score=best.score, path_tokens=tokens, **meta, **self.counters()
-        )
+        return self.offer(best, path_tokens=len(best.chain.ids), **meta, **self.counters())
+
+    def offer(self, path: Path, **meta: Any) -> Outcome:
+        """Name a path the best so far, with its score if it was rated."""
+        scored = {"score": path.score} if path.rated else {}
+        return self.ctx.offer(path.chain, **scored, **meta)
 
     def counters(self) -> dict[str, Any]:
         """What happened on the way, for a solution's meta; zeros are left out."""

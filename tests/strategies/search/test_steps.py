@@ -135,6 +135,46 @@ def test_texts_keep_their_separators_whatever_the_sampling_says(strategy: str) -
     assert found.text == "s0\ns0\nA0\n"
 
 
+WIDE: dict[str, dict[str, Any]] = {
+    "a_star": {"k": 3},
+    "beam": {"n": 4, "beam_width": 2},
+    "dvts": {"n": 4, "beam_width": 2},
+    "step_best_of_n": {"n": 3},
+    "mcts": {"n": 3},
+    "rebase": {"n": 4},
+    "particle_filtering": {"n": 4},
+}
+
+
+@pytest.mark.parametrize("name", WIDE)
+def test_a_solution_has_a_score_where_it_was_rated_itself(name: str) -> None:
+    """Not its beginning, which the reserve finished, and not nothing at all."""
+    told = list[bool]()
+    for passes in (0, 1, 5, 12, 100):
+        rated: dict[Draws, float] = {}
+
+        def rewards(path: Draws, rated: dict[Draws, float] = rated) -> float:
+            return rated.setdefault(path, 0.5 + len(path) / 16)
+
+        found = search(
+            name,
+            ends_at_depth(4),
+            rewards,
+            verifier={"name": "prm", "model": "prm", "read": "last"},
+            budget=Budget(verifier_passes=passes),
+            **WIDE[name],
+        )
+        assert found.answer is not None
+        assert found.meta.get("score") == rated.get(path_of(found.text))
+        told.append("score" in found.meta)
+    assert told[0] is False and told[-1] is True
+
+
+def test_a_vote_of_rollouts_has_no_score() -> None:
+    found = search("mcts", ends_at_depth(3), n=2, reward="self_consistent")
+    assert found.meta["solutions"] and "score" not in found.meta
+
+
 @pytest.mark.parametrize("name", [n for n in strategies if issubclass(strategies.get(n), Stepwise)])
 async def test_a_server_that_cannot_continue_a_turn_is_refused_before_it_is_asked(
     name: str, monkeypatch: pytest.MonkeyPatch
