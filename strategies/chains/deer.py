@@ -111,7 +111,8 @@ class _Exit(Observer):
         confidence = await self._confidence(draft, thought)
         if confidence is None or not confidence > self._policy.threshold:
             return None
-        return Action("confident", lost + draft.closing.behind(thought.text), keep)
+        text = lost + draft.closing.behind(thought.text)
+        return Action("confident", text, keep) if draft.fits(text, keep) else None
 
     async def _confidence(self, draft: Draft, thought: Chain) -> float | None:
         """In [0, 1]; None where a trial could not be asked for."""

@@ -84,9 +84,9 @@ class Draft:
             )
         return ids
 
-    def fits(self, text: str) -> bool:
-        """Whether the chain has room for `text` and a token behind it."""
-        return self.size + len(self.encode(text)) < self.room
+    def fits(self, text: str, keep: int | None = None) -> bool:
+        """Whether the chain, or its first `keep` tokens, has room for `text` and a token more."""
+        return (self.size if keep is None else keep) + len(self.encode(text)) < self.room
 
     def thinking_after(self, action: Action) -> int:
         """Tokens of thinking with an action's text behind the chain."""

@@ -52,6 +52,16 @@ def test_deer_4_5_5_a_negative_threshold_exits_at_the_first_transition() -> None
     assert thinking == "one is 5.\n\n" and chain.text.count(TAG) >= 1
 
 
+def test_an_exit_never_passes_the_cap_of_a_chain() -> None:
+    exits = {}
+    for most in range(11, 30):
+        (chain,), solution = write(Asked([TEXT], sure), deer(threshold=-1.0), max_tokens=most)
+        exits[most] = forced(solution) == ["confident"]
+        assert len(chain.ids) <= most
+    # As soon as the exit and a token of the answer have room, it is taken.
+    assert [most for most in exits if exits[most]][0] == len(f"one is 5.\n\n{TAG}") + 1
+
+
 @pytest.mark.parametrize("says", [sure, unsure])
 def test_deer_4_5_5_a_trial_never_remains_and_the_thinking_is_a_prefix(says: Any) -> None:
     engine = Asked([TEXT], says)
