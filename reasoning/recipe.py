@@ -27,10 +27,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from reasoning.budget import Budget
-from reasoning.configuration import Configuration, cost_model, name_of
+from reasoning.configuration import Configuration, cost_model, described, name_of
 from reasoning.costs.kinetics import HARDWARE, CostModel
 from reasoning.engines.base import Engine, Sampling
-from reasoning.errors import ConfigError, DataError
+from reasoning.errors import ConfigError, DataError, UnknownName
 from reasoning.naming import Spec, build, check_settings, explain
 from reasoning.registry import chain_policies, strategies, tasks
 from reasoning.solver import engine, verifier
@@ -222,8 +222,26 @@ class Recipe(_Part):
                 label=label,
             )
             configuration.check()
+            # A server says what it can do when it is met, all others at once.
+            if all(e.capabilities.sample or e.capabilities.pool for e in engines.values()):
+                configuration.check_engines()
             found.append(configuration)
+        self._check_roles(found)
         return found
+
+    def _check_roles(self, configurations: list[Configuration]) -> None:
+        """Refuse a model that nothing would ask, most often a role that is misspelled."""
+        used = {"policy", *(model for _, model in configurations[0].verifiers.values())}
+        for configuration in configurations:
+            used.update(configuration.policy.roles())
+            used.update(_strings(described(configuration.strategy)))  # as in `embedder: draft`
+        for role in self.models:
+            if role not in used:
+                asked = ", ".join(other for other in self.models if other in used)
+                raise UnknownName(
+                    f"nothing uses the model in role {role!r}; the roles in use are {asked}. "
+                    f"Remove it, or name it where it is meant to be used"
+                )
 
     def expanded(self) -> Iterator[Spec]:
         """Strategy specs with every list-valued setting expanded as a sweep axis."""
@@ -283,6 +301,15 @@ class _Loader(yaml.SafeLoader):
                     None, None, f"`{key}` stands there {times} times", node.start_mark
                 )
         return super().construct_mapping(node, deep)
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """All strings inside JSON values."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _strings(item)
 
 
 def _samplings(given: dict[str, Any] | list[Any]) -> Iterator[Any]:

@@ -74,7 +74,7 @@ def test_the_readmes_example_runs(tmp_path: Path) -> None:
 
 
 def test_the_readmes_recipe_is_right(tmp_path: Path) -> None:
-    (recipe,) = re.findall(r"```yaml\n(.*?)```", README.read_text(), re.DOTALL)
+    (recipe,) = re.findall(r"```yaml\n(name:.*?)```", README.read_text(), re.DOTALL)
     (tmp_path / "recipe.yaml").write_text(recipe)
     done = run("-m", "reasoning.cli", "validate", "recipe.yaml", cwd=tmp_path)
     assert done.returncode == 0 and "the recipe is right" in done.stdout, done.stderr

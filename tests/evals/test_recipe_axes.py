@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,51 @@ def test_what_is_wrong_is_said_when_the_recipe_is_read(
     with pytest.raises(ConfigError, match=words) as caught:
         Recipe.load(path)
     assert "\n" not in str(caught.value)
+
+
+LOCAL = {"policy": "local/countdown-draft", "prm": "local/countdown-prm"}
+PRM = {"verifier": {"name": "prm", "model": "prm"}}
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (
+            {"models": LOCAL, "verifiers": {"verifier": {"name": "prm", "model": "policy"}}},
+            "needs pool, which engine local/countdown-draft",
+        ),
+        ({"models": {**LOCAL, "policy": LOCAL["prm"]}, "verifiers": PRM}, "single needs sample"),
+        (
+            {"models": {"policy": "recorded/recorded.jsonl"}, "sampling": {"logprobs": 1}},
+            "a recipe with `logprobs` needs logprobs, which engine recorded/",
+        ),
+        (
+            {"models": {**LOCAL, "drat": LOCAL["policy"]}, "verifiers": PRM},
+            "nothing uses the model in role 'drat'; the roles in use are policy, prm",
+        ),
+        ({"models": LOCAL}, "nothing uses the model in role 'prm'; the roles in use are policy"),
+    ],
+)
+def test_what_no_engine_can_do_and_nothing_uses_is_said_when_the_recipe_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("recorded.jsonl").touch()
+    Path("recipe.json").write_text(json.dumps({**BASE, **settings}))
+    with pytest.raises(ConfigError, match=words) as caught:
+        Recipe.load("recipe.json")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_server_is_asked_what_it_can_do_when_it_is_met() -> None:
+    server = {"model": "openai/m", "base_url": "http://localhost:1/v1"}
+    assert labels(models={"policy": server, "prm": server}, verifiers=PRM) == ["single"]
+
+
+def test_a_role_that_a_strategys_setting_names_is_in_use() -> None:
+    strategy = {"name": "dora", "embedder": "draft"}
+    models = {**LOCAL, "draft": LOCAL["policy"]}
+    assert labels(models=models, verifiers=PRM, strategies=[strategy])
 
 
 def test_tricks_5_4_8_records_say_temperature_top_p_and_prompt(tmp_path: Path) -> None:
