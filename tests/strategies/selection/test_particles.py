@@ -213,15 +213,10 @@ def test_particles_3_8_6_and_3_8_10_the_finished_are_not_written_or_scored(
 
 def test_particles_3_8_4_copies_go_their_own_ways() -> None:
     """All of the first population give way to copies of one; what each writes next is its own."""
+    first = run(n=8, max_steps=1).trace.of("sample")[0]
+    steps = [chain.text.strip() for chain in first.data["chains"]]
+    best = next(step for step in steps if step.startswith("step") and steps.count(step) == 1)
     texts: list[str] = []
-
-    def first_steps(text: str) -> float:
-        texts.append(text.splitlines()[1])
-        return 0.5
-
-    run(n=8, rewards=first_steps, max_steps=1)
-    best = next(line for line in texts if line.startswith("step") and texts.count(line) == 1)
-    texts.clear()
 
     def rewards(text: str) -> float:
         _, *lines = text.splitlines()
@@ -229,9 +224,9 @@ def test_particles_3_8_4_copies_go_their_own_ways() -> None:
             texts.append(text)
         return 1.0 if lines[0] == best else 0.0
 
-    run(n=8, rewards=rewards, max_steps=2)
-    assert len(texts) == 8 and {text.splitlines()[1] for text in texts} == {best}
-    assert len(set(texts)) > 1
+    found = run(n=8, rewards=rewards, max_steps=2)
+    assert found.usage.verifier_passes == 8 + 8
+    assert len(texts) > 1 and {text.splitlines()[1] for text in texts} == {best}
 
 
 @pytest.mark.parametrize("how", [Resampling.systematic, Resampling.multinomial])
