@@ -179,7 +179,8 @@ class Context(Branch):
         role: str = "policy",
         verifying: bool = False,
     ) -> tuple[float, ...]:
-        """Probabilities of one-token options after `prefix`, renormalised, without decoding.
+        """Probabilities of one-token options after `prefix`, renormalised, without decoding; all 0
+        where the model gives none of them any.
 
         verifying: it is a verifier's pass over the prefix, and charged as one.
         """
@@ -192,7 +193,7 @@ class Context(Branch):
                 cost = pricing.verified(model, [Reading(size, reply.usage)])
             else:
                 cost = pricing.read(model, size, reply.usage)
-            return list(reply.probabilities), cost
+            return [p if reply.mass > 0 else 0.0 for p in reply.probabilities], cost
 
         worst = self._one_pass(role, size)
         if verifying:

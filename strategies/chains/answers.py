@@ -96,7 +96,8 @@ class ByRules(AnswerCheck):
 class ByModel(AnswerCheck):
     """A Yes when the model in `role` gives Yes more probability than No; a tie is a No.
 
-    So is what cannot be compared (NaN): a broken verifier never stops a chain.
+    So is neither, and what cannot be compared (NaN), which the trace counts as `unclear`: a broken
+    verifier never stops a chain.
     """
 
     def __init__(self, role: str) -> None:
@@ -113,6 +114,8 @@ class ByModel(AnswerCheck):
         yes, no = one_token(tokenizer, YES), one_token(tokenizer, NO)
         prompt = Chain(tuple(tokenizer.render([{"role": "user", "content": text}])))
         chances = await ctx.choose(prompt, (*yes, *no), role=self._role, verifying=True)
+        if not sum(chances) > 0:
+            ctx.trace.add("unclear", ctx.path, offset=len(prompt.prompt_ids))
         return sum(chances[: len(yes)]) > sum(chances[len(yes) :])
 
 

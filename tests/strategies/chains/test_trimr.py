@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from writing import TAG, Judge, Line, forced, problem, write
+from writing import TAG, Judge, Line, YesNo, forced, problem, write
 
 from reasoning import Budget, Solver
-from reasoning.engines.base import Capabilities
+from reasoning.engines.base import Capabilities, ChooseReply, EngineUsage
 from reasoning.engines.scripted import ScriptedEngine, VirtualTimeLoop
 from reasoning.errors import CapabilityError, ConfigError, EngineUnavailable, UnknownName
+from reasoning.strategies.chains.answers import NO
 
 GENTLE = "**Final Answer**\n"
 
@@ -79,6 +80,32 @@ def test_trimr_1_8_2_a_verifier_that_says_no_leaves_the_forced_stop_only() -> No
         due = max(r_thres * len(text), ends[n_thres])
         # A thought has ended when the word behind it is known to be whole.
         assert due <= stop <= due + len("Wait,") + 1
+
+
+class Neither(Judge):
+    """Gives no probability to Yes or No, of which more spellings of Yes are one token."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda _: math.nan)
+        self.tokenizer = _OneNo()
+
+    async def choose(self, prefix_ids: Any, option_ids: Any) -> ChooseReply:
+        self.asked.append("")
+        shares = (1 / len(option_ids),) * len(option_ids)
+        return ChooseReply(shares, 0.0, EngineUsage(prefill=len(prefix_ids)))
+
+
+class _OneNo(YesNo):
+    def encode(self, text: str) -> list[int]:
+        return [1, 2] if text in NO[1:] else super().encode(text)
+
+
+@pytest.mark.parametrize("judge", [Judge(lambda _: math.nan), Neither()], ids=["nan", "neither"])
+def test_trimr_1_3_a_verifier_that_says_neither_stops_nothing_and_is_counted(judge: Judge) -> None:
+    text = chain_of("A" * 9)
+    chain, solution, _ = trimmed(text, judge)
+    assert chain.text == text and forced(solution) == []
+    assert len(list(solution.trace.of("unclear"))) == len(judge.asked) > 0
 
 
 @pytest.mark.parametrize("m", [1, 2, 3, 5])

@@ -74,7 +74,7 @@ def forced(solution: Solution) -> list[str]:
     return [event.data["why"] for event in solution.trace.of("force")]
 
 
-class _YesNo(CharacterTokenizer):
+class YesNo(CharacterTokenizer):
     """Characters, and one token for each Yes and No."""
 
     def encode(self, text: str) -> list[int]:
@@ -88,7 +88,7 @@ class Judge(ScriptedEngine):
 
     def __init__(self, says: Callable[[str], float], seconds: float = 0.0) -> None:
         super().__init__("judge")
-        self.tokenizer = _YesNo()
+        self.tokenizer = YesNo()
         self.says = says
         self.seconds_taken = seconds
         self.asked: list[str] = []
