@@ -213,7 +213,7 @@ def test_particles_3_8_6_and_3_8_10_the_finished_are_not_written_or_scored(
 
 def test_particles_3_8_4_copies_go_their_own_ways() -> None:
     """All of the first population give way to copies of one; what each writes next is its own."""
-    first = run(n=8, max_steps=1).trace.of("sample")[0]
+    first = next(iter(run(n=8, max_steps=1).trace.of("sample")))
     steps = [chain.text.strip() for chain in first.data["chains"]]
     best = next(step for step in steps if step.startswith("step") and steps.count(step) == 1)
     texts: list[str] = []
