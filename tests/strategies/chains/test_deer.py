@@ -59,7 +59,7 @@ def test_an_exit_never_passes_the_cap_of_a_chain() -> None:
         exits[most] = forced(solution) == ["confident"]
         assert len(chain.ids) <= most
     # As soon as the exit and a token of the answer have room, it is taken.
-    assert [most for most in exits if exits[most]][0] == len(f"one is 5.\n\n{TAG}") + 1
+    assert next(most for most in exits if exits[most]) == len(f"one is 5.\n\n{TAG}") + 1
 
 
 @pytest.mark.parametrize("says", [sure, unsure])
