@@ -64,7 +64,8 @@ def detect(engine: Engine) -> str:
         if architecture:
             return "skywork_prm"  # a value head beside the vocabulary
     elif engine.capabilities.choose:
-        if tokenizer.render([{"role": "user", "content": "1"}]) != tokenizer.encode("1\n"):
+        bare = [*getattr(tokenizer, "opening", ()), *tokenizer.encode("1\n")]
+        if tokenizer.render([{"role": "user", "content": "1"}]) != bare:
             return "rlhflow_prm"
         if len(tokenizer.encode("ки")) == 1:
             return "math_shepherd"

@@ -43,16 +43,18 @@ class HFTokenizer:
         )
 
     def render(self, messages: Sequence[dict[str, str]]) -> list[int]:
-        """Through the chat template; without one, the contents, one after the other.
+        """Through the chat template; without one, the opening and the contents, line by line.
 
         Raises PromptError for text that the vocabulary cannot express.
         """
+        opening: tuple[int, ...] = ()  # templates write their own
         if self._tokenizer.chat_template:
             text = self._tokenizer.apply_chat_template(
                 list(messages), add_generation_prompt=True, tokenize=False
             )
         else:
             text = "".join(f"{m['content']}\n" for m in messages)
+            opening = self.opening
         ids = self.encode(text)
         unknown = self._tokenizer.unk_token_id
         pad = self._tokenizer.pad_token_id
@@ -61,7 +63,7 @@ class HFTokenizer:
                 f"the model's vocabulary cannot express all of {text[:60]!r}; this model reads "
                 f"only the text it was trained on (pad id {pad})"
             )
-        return ids
+        return [*opening, *ids]
 
     @functools.cached_property
     def opening(self) -> tuple[int, ...]:
@@ -74,10 +76,11 @@ class HFTokenizer:
         return ()
 
     def transcript(self, messages: Sequence[dict[str, str]]) -> list[int]:
-        """A finished conversation through the chat template; without one, the contents line by
-        line and EOS. Raises PromptError where the template refuses the messages."""
+        """A finished conversation through the chat template; without one, the opening, the
+        contents line by line, and EOS. Raises PromptError where the template refuses it."""
         if not self._tokenizer.chat_template:
-            ids = self.encode("\n".join(message["content"] for message in messages))
+            text = "\n".join(message["content"] for message in messages)
+            ids = [*self.opening, *self.encode(text)]
             return ids if self.eos_id is None else [*ids, self.eos_id]
         try:
             text = self._tokenizer.apply_chat_template(list(messages), tokenize=False)
