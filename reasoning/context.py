@@ -7,8 +7,9 @@ the reply store; ask the engine; charge what it really cost; write the reply dow
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,7 +19,8 @@ from reasoning.chain import Chain
 from reasoning.costs import pricing
 from reasoning.draw import Draw
 from reasoning.engines.base import Engine, EngineUsage, Sampling, TokenLogprob
-from reasoning.errors import CapabilityError, ConfigError, RatingFailed
+from reasoning.engines.groups import Group, GroupRequest, Layout
+from reasoning.errors import ConfigError, RatingFailed
 from reasoning.journal import digest
 from reasoning.outcomes import Outcome, Rating, Reading
 from reasoning.problem import Message
@@ -286,12 +288,51 @@ class Context(Branch):
         """Seconds on the run's clock (journaled, so that a replay sees the same)."""
         return await self.note("now", asyncio.get_running_loop().time)
 
-    def together(self, workers: int, layout: str) -> Any:
-        """A group of workers over one shared KV cache (`async with`)."""
-        raise CapabilityError(
-            f"engine {self.bindings.engine('policy').name} cannot decode {workers} workers over "
-            f"one shared KV cache; use a strategy whose chains are independent"
+    @contextlib.asynccontextmanager
+    async def together(
+        self,
+        prefix: Chain,
+        openings: Sequence[Sequence[int]],
+        layout: Layout,
+        *,
+        max_tokens: int,
+        sampling: Sampling | None = None,
+    ) -> AsyncIterator[Group]:
+        """A group over one shared KV cache (`async with`): a worker behind each of `openings`.
+
+        max_tokens: of the whole group; fewer when the budget ends before. Its steps are not
+        journaled: a continued run asks for the whole group again. Raises CapabilityError before
+        anything is spent when the policy's engine has no groups.
+        """
+        engine, cost = self.bindings.engine("policy"), self.bindings.cost("policy")
+        who = f"a group of {len(openings)} workers"
+        engine.capabilities.require(("together",), engine=engine.name, who=who)
+        first, key = self.next_draws(prefix, len(openings)), self.next_key("together")
+        request = GroupRequest(
+            prompt_ids=prefix.all_ids,
+            openings=tuple(map(tuple, openings)),
+            max_tokens=max_tokens,
+            sampling=sampling or self.bindings.sampling,
+            streams=tuple(
+                self.random_stream(prefix.drawn(first + index)) for index in range(len(openings))
+            ),
+            layout=layout,
         )
+        self.journal.find(key, "", {})
+        self.refuse_if_stopped()
+        worst, least = (pricing.worst(cost, request.size, n, 1) for n in (max_tokens, 1))
+        lease = await self.ledger.lease("policy", worst, least)
+        granted = pricing.fitting(cost, request.size, max_tokens, lease.worst)
+        self.journal.intend([key])
+        spent = EngineUsage()
+        try:
+            async with engine.together(replace(request, max_tokens=granted)) as group:
+                try:
+                    yield group
+                finally:
+                    spent = group.usage
+        finally:
+            lease.settle(pricing.decoded(cost, request.size, spent))
 
     # Branches.
 

@@ -18,9 +18,12 @@ import abc
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from reasoning.errors import CapabilityError, ConfigError, PromptError
+
+if TYPE_CHECKING:
+    from reasoning.engines.groups import GroupManager, GroupRequest
 
 Finish = Literal["stop", "length", "abort"]
 
@@ -279,6 +282,10 @@ class Engine(abc.ABC):
     async def embed(self, ids: Sequence[int], first: int) -> EmbedReply:
         """The mean hidden state of the tokens from index `first` to the end of `ids`."""
         raise CapabilityError(f"engine {self.name} cannot embed tokens")
+
+    def together(self, request: GroupRequest) -> GroupManager:
+        """A group over one shared KV cache; leaving the block ends it (see groups.py)."""
+        raise CapabilityError(f"engine {self.name} cannot decode a group over one shared KV cache")
 
     @abc.abstractmethod
     def identity(self) -> dict[str, Any]:
