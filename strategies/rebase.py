@@ -14,7 +14,7 @@ solutions' rewards sum highest (reward-weighted majority).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,9 @@ from pydantic import Field
 from reasoning.budget import Usage
 from reasoning.context import Context
 from reasoning.costs import pricing
+from reasoning.engines.base import Engine, Sampling
+from reasoning.errors import ConfigError, UnknownName
+from reasoning.strategies.chains.drafting import difference, known, require
 from reasoning.strategies.steps import Ask, Path, Select, Steps, Stepwise
 from reasoning.strategy import Outcome
 
@@ -106,14 +109,34 @@ class Dora(Rebase):
     """REBASE whose shares go to directions: candidates that say the same share one weight.
 
     similarity_temperature: T_s. embedder: the role of the model whose mean hidden state over
-    a path's last step stands for the path; the paper's is an embedding model (BGE-M3)."""
+    a path's last step stands for the path. It reads the policy's token ids, so that it must have
+    its vocabulary, and only `local/` gives hidden states; the policy may be of any engine with
+    token ids. The paper's is an embedding model that reads text (BGE-M3).
+    """
 
     similarity_temperature: float = Field(default=0.01, gt=0.0)
     embedder: str = "policy"
 
+    def check(self, engines: Mapping[str, Engine], sampling: Sampling, *, started: bool) -> None:
+        """As of a chain policy: raise ConfigError for what would go wrong with these engines."""
+        if self.embedder not in engines:
+            raise UnknownName(
+                f"strategy dora needs a model in role {self.embedder!r}, its `embedder` (bound "
+                f"are: {', '.join(engines)}); add it under `models`"
+            )
+        embedder, policy = engines[self.embedder], engines["policy"]
+        require(embedder, "embed", "strategy dora", started)
+        if not (known(embedder, started) and known(policy, started)):
+            return
+        unlike = difference(embedder.tokenizer, policy.tokenizer)
+        if unlike is not None:
+            raise ConfigError(
+                f"embedder {embedder.name} and policy {policy.name} have different tokenizers "
+                f"({unlike}); use models of one vocabulary"
+            )
+
     async def solve(self, ctx: Context) -> Outcome:
-        engine = ctx.bindings.engine(self.embedder)
-        engine.capabilities.require(("embed",), engine=engine.name, who="strategy dora")
+        self.check(ctx.bindings.engines, ctx.bindings.sampling, started=True)
         return await super().solve(ctx)
 
     async def weights(self, ctx: Context, live: Sequence[Path]) -> Floats:

@@ -8,10 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reasoning import Budget
-from reasoning.errors import CapabilityError, ConfigError
+from reasoning import Budget, Solver
+from reasoning.errors import CapabilityError, ConfigError, UnknownName
 from reasoning.strategies.rebase import cosines, dora_weights, rebase_weights, whole
+from tests.engines.stub_server import ByteIds
 from tests.strategies.search.trees import (
+    PROBLEM,
     SEEDS,
     Draws,
     TreeEngine,
@@ -102,6 +104,29 @@ def test_dora_without_embeddings_says_so_before_it_spends() -> None:
     with pytest.raises(CapabilityError, match="dora needs embed"):
         search("dora", engine, n=4)
     assert engine.totals.requests == 0
+
+
+def test_dora_refuses_a_role_that_no_model_has() -> None:
+    engine = Directed(ends_at_depth(2), lambda path: 0.5)
+    with pytest.raises(UnknownName, match=r"role 'meaning', its `embedder` .*policy, prm"):
+        search("dora", engine, n=4, embedder="meaning")
+    assert engine.totals.requests == 0
+
+
+def test_dora_refuses_an_embedder_of_another_vocabulary() -> None:
+    policy, other = (Directed(ends_at_depth(2), lambda path: 0.5) for _ in range(2))
+    solver = Solver(
+        {"policy": policy, "embedder": other},
+        strategy={"name": "dora", "n": 4, "embedder": "embedder"},
+        verifiers={"verifier": {"name": "prm", "model": "policy"}},
+        max_tokens=100,
+    )
+    assert solver.solve(PROBLEM).answer is not None
+    policy.totals.requests = 0
+    other.tokenizer = ByteIds()  # type: ignore[assignment]
+    with pytest.raises(ConfigError, match="have different tokenizers"):
+        solver.solve(PROBLEM)
+    assert policy.totals.requests == 0
 
 
 def test_completed_paths_leave_the_rounds() -> None:
