@@ -16,12 +16,14 @@ in verifiers/scoring.py.
 from __future__ import annotations
 
 import abc
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
+from reasoning.budget import UNITS, Budget, Usage
 from reasoning.chain import Chain
 from reasoning.context import Context
 from reasoning.errors import BudgetExhausted
@@ -44,13 +46,13 @@ class _Sampled(Strategy, abc.ABC):
     n: int = Field(default=16, ge=1)
 
     async def solve(self, ctx: Context) -> Outcome:
-        chains = await ctx.write(ctx.prompt, self.fitting(ctx))
+        chains = await self.draw(ctx)
         offered = ctx.offer(most_voted(ctx, chains, [1.0] * len(chains)))
         return await self.choose(ctx, chains, offered)
 
-    def fitting(self, ctx: Context) -> int:
-        """N, or as many chains as can still be rated."""
-        return self.n
+    async def draw(self, ctx: Context) -> list[Chain]:
+        """N chains; fewer when the budget ends."""
+        return await ctx.write(ctx.prompt, self.n)
 
     @abc.abstractmethod
     async def choose(self, ctx: Context, chains: Sequence[Chain], majority: Outcome) -> Outcome: ...
@@ -72,11 +74,69 @@ class _Rated(_Sampled):
     def verifier_roles(self) -> tuple[str, ...]:
         return (self.role,)
 
-    def fitting(self, ctx: Context) -> int:
+    async def draw(self, ctx: Context) -> list[Chain]:
+        """N chains, or as many as can still be rated.
+
+        Where ratings cost of a cap that chains cost of too, what rating them can cost is kept back
+        while they are written: at once as many as fit whatever they come to, then, as what they
+        came to leaves room, one after the other.
+        """
         passes = ctx.remaining("verifier_passes")
         if passes < 1:
             raise BudgetExhausted(f"{self.__class__.__name__} needs at least one verifier pass")
-        return int(min(self.n, passes))
+        n = int(min(self.n, passes))
+        longest = ctx.cap(ctx.bindings.engine("policy"), ctx.prompt, None)
+        whole, least = (self._rating(ctx, ctx.prompt, size) for size in (longest, 1))
+        units = [u for u in UNITS if getattr(whole, u) and math.isfinite(ctx.ledger.remaining(u))]
+        if not units:
+            return await ctx.write(ctx.prompt, n)
+        read, written, token = (
+            Usage(**{unit: getattr(ctx.most_written(ctx.prompt, k, size), unit) for unit in units})
+            for k, size in ((0, longest), (1, longest), (1, 1))
+        )
+        chains: list[Chain] = []
+        while len(chains) < n and ctx.cut is None:
+            held = Usage.sum(self._rating(ctx, chain, 0) for chain in chains)
+            fitting = ctx.times(written - read + whole, held + read)
+            if fitting >= 1:
+                wave = min(n - len(chains), int(fitting))
+                kept = Usage.sum([held, *[whole] * wave])
+            elif ctx.times(token + least, held) >= 1:
+                # A chain that may be cut short: half of what is left is for its rating.
+                wave, kept = 1, held + self._half(ctx, units, held + read, least)
+            elif not chains:
+                return await ctx.write(ctx.prompt)  # better than none, if it cannot be rated
+            else:
+                ctx.note_cut("budget")
+                break
+            amounts = {unit: getattr(kept, unit) for unit in units}
+            reserve = ctx.child("ratings", Budget(**amounts))
+            try:
+                chains += await ctx.write(ctx.prompt, wave)
+            except BudgetExhausted as refused:
+                if not chains:
+                    raise
+                ctx.note_cut(refused.status)
+            finally:
+                reserve.ledger.close()
+            ctx.offer(most_voted(ctx, chains, [1.0] * len(chains)))
+        while len(chains) > 1 and not self._can_rate(ctx, chains):
+            chains.pop()  # it was cut short, and its half did not do
+        return chains
+
+    def _rating(self, ctx: Context, chain: Chain, more: int) -> Usage:
+        """The most that rating a chain can cost, `more` tokens longer; passes are counted apart."""
+        return ctx.most_rated(chain, more, role=self.role)._replace(verifier_passes=0)
+
+    def _can_rate(self, ctx: Context, chains: Sequence[Chain]) -> bool:
+        return ctx.times(Usage.sum(self._rating(ctx, chain, 0) for chain in chains)) >= 1
+
+    def _half(self, ctx: Context, units: Sequence[str], spoken_for: Usage, least: Usage) -> Usage:
+        kept: dict[str, Any] = {}
+        for unit in units:
+            half = (ctx.ledger.remaining(unit) - getattr(spoken_for, unit)) / 2
+            kept[unit] = max(int(half) if unit == "tokens" else half, getattr(least, unit))
+        return Usage(**kept)
 
     def scoring(self, ctx: Context) -> Scoring:
         return Scoring(ctx, self.aggregate, self.role)
