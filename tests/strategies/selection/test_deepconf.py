@@ -1,4 +1,7 @@
-"""DeepConf: facts 6.5.1 to 6.5.12, and what its two strategies do at the edges."""
+"""DeepConf: facts 6.5.1 to 6.5.12, and what its two strategies do at the edges.
+
+Online against a server: test_deepconf_served.py.
+"""
 
 from __future__ import annotations
 
