@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from reasoning.engines.base import Engine
+from reasoning.engines.base import Engine, Tokenizer
 from reasoning.errors import ConfigError, PromptError
 from reasoning.problem import Problem
 
@@ -19,13 +19,8 @@ KINDS: dict[str, str] = {
     ),
 }
 
-# Think tags by model family (the start of `model_type`), where the template does not open them.
-THINK_TAGS: dict[str, tuple[str, str]] = {
-    "qwen3": ("<think>", "</think>"),
-    "deepseek": ("<think>", "</think>"),
-    "gpt_oss": ("<|channel|>analysis<|message|>", "<|end|>"),
-    "magistral": ("[THINK]", "[/THINK]"),
-}
+# What opens and closes thinking in models that have tokens for it.
+THINK_TAGS = ("<think>", "</think>")
 
 
 def check_kind(kind: str) -> None:
@@ -65,32 +60,21 @@ def render(problem: Problem, engine: Engine) -> tuple[int, ...]:
     return ids
 
 
-def think_tags(family: str) -> tuple[str, str] | None:
-    """The tags that open and close thinking in a model family; None where it has none."""
-    return next((tags for name, tags in THINK_TAGS.items() if family.startswith(name)), None)
+def think_tags(tokenizer: Tokenizer) -> tuple[str, str] | None:
+    """The tags that open and close a model's thinking; None where its vocabulary has none.
+
+    The architecture does not tell: QwQ and the R1 distillations are Qwen2 and Llama.
+    """
+    ids = tokenizer.encode(THINK_TAGS[1])
+    return THINK_TAGS if len(ids) == 1 and tokenizer.decode(ids) == THINK_TAGS[1] else None
 
 
 def closing(problem: Problem, engine: Engine) -> str | None:
     """The text that ends the thinking of a solution and opens its answer; None if nothing does.
 
-    The task's own where it has one (a base model's plain format), else the model family's tag.
+    The task's own where it has one (a base model's plain format), else the model's tag.
     """
     if problem.closing is not None:
         return problem.closing
-    tags = think_tags(str((engine.model_config() or {}).get("model_type", "")))
+    tags = think_tags(engine.tokenizer)
     return None if tags is None else tags[1]
-
-
-def split_thinking(text: str, family: str) -> tuple[str, str]:
-    """(thinking, answer) of a solution text, by the tags of a model family.
-
-    A text that never closes its thinking is all thinking; one without tags is all answer.
-    """
-    tags = think_tags(family)
-    if tags is None:
-        return "", text
-    opening, closing = tags
-    before, closed, after = text.partition(closing)
-    if closed:
-        return before.removeprefix(opening), after
-    return (text.removeprefix(opening), "") if text.startswith(opening) else ("", text)

@@ -201,7 +201,7 @@ class Observer:
 class Observed(ChainPolicy):
     """A chain policy that is an observer. inner: one or `plain` that it stands around.
 
-    closing: the text that ends thinking; by default the task's or the model family's.
+    closing: the text that ends thinking; by default the task's or the model's tag.
     """
 
     units: ClassVar[frozenset[str]] = frozenset({"chain"})

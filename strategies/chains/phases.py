@@ -20,7 +20,7 @@ class Closing:
 
     @classmethod
     def of(cls, ctx: Context, own: str | None) -> Closing:
-        """The setting's own, else the task's, else the model family's.
+        """The setting's own, else the task's, else the model's tag.
 
         Raises ConfigError, before anything is asked, where none of them is known.
         """

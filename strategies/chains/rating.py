@@ -108,7 +108,7 @@ def _question(problem: Problem, engine: Engine) -> tuple[int, ...]:
     while same < min(len(one), len(other)) and one[-1 - same] == other[-1 - same]:
         same += 1
     shared = one[len(one) - same :]
-    tags = think_tags(str((engine.model_config() or {}).get("model_type", "")))
+    tags = think_tags(engine.tokenizer)
     opened = tags is None or engine.tokenizer.decode(shared).rstrip().endswith(tags[0])
     lead = LEAD if opened or tags is None else f"{tags[0]}\n{LEAD}"
     return (*shared, *engine.tokenizer.encode(lead))

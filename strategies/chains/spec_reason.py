@@ -13,15 +13,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from reasoning.chain import Chain
 from reasoning.context import Context
 from reasoning.engines.base import Engine, Sampling
 from reasoning.errors import Stopped
-from reasoning.prompts import closing
+from reasoning.prompts import closing as known_closing
 from reasoning.strategies.chains import rating
 from reasoning.strategies.chains.drafting import (
     TARGET,
@@ -55,6 +55,7 @@ class SpecReason(Drafting):
     A chain ends where the model ends it, where a step completes an answer in the task's own form,
     when a step repeats the one before it (of more than two), or at the recipe's cap. A closing tag
     of a speculated step that comes without an answer is taken out, so that thinking goes on.
+    closing: the text that ends thinking; by default the task's or the model's tag.
     Log-probabilities of the chain are not kept: they would be of two models.
     """
 
@@ -64,6 +65,12 @@ class SpecReason(Drafting):
     first_n_base: int = Field(default=0, ge=0)
     step_tokens: int = Field(default=512, ge=1)
     role: str = "verifier"
+    closing: str | None = Field(default=None, min_length=1)
+
+    @model_serializer(mode="wrap")
+    def _told(self, told: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without a `closing` that is not set: hashes of finished work are older than it."""
+        return {k: v for k, v in told(self).items() if k != "closing" or v is not None}
 
     def verifier_roles(self) -> tuple[str, ...]:
         return (self.role,) if self.rating == "prm" else ()
@@ -152,7 +159,8 @@ class SpecReason(Drafting):
     def _unclosed(self, ctx: Context, chain: Chain, step: Chain) -> Chain:
         """The step without a closing tag, where no answer comes with it."""
         engine = ctx.bindings.engine(TARGET)
-        tag, text = closing(ctx.problem, engine), step.text[len(chain.text) :]
+        tag = self.closing or known_closing(ctx.problem, engine)
+        text = step.text[len(chain.text) :]
         if not tag or tag not in text or given(ctx.problem, step.text) is not None:
             return step
         before, new, mark = len(chain.ids), step.ids[len(chain.ids) :], engine.tokenizer.encode(tag)

@@ -29,11 +29,13 @@ from reasoning.engines.base import (
     Sink,
     TokenLogprob,
 )
+from reasoning.engines.characters import CharacterTokenizer
 from reasoning.engines.scripted import Line, ScriptedEngine
 from reasoning.errors import CapabilityError, ConfigError, UnknownName
 from reasoning.evals.tasks import Math500, MathRow
 from reasoning.recipe import Recipe
 from reasoning.strategies.chains.rating import LEAD
+from reasoning.strategies.chains.spec_reason import SpecReason
 from reasoning.verifiers.prm import ProcessReward
 
 STEPS = 6
@@ -327,6 +329,34 @@ def test_a_closing_tag_without_an_answer_is_taken_out() -> None:
     assert solution.text == "d0\nso \nanswer 7\n"
     asked = draft.tokenizer.decode(draft.totals.log[-1].prompt_ids)
     assert asked == QUESTION + "d0\nso \n" and solution.answer == "7"
+
+
+class _Thinker(CharacterTokenizer):
+    """Characters, and one token for a tag that ends thinking, as QwQ and R1-Distill have."""
+
+    def encode(self, text: str) -> list[int]:
+        before, tag, after = text.partition("</think>")
+        ids = super().encode(before)
+        return [*ids, 0xE000, *self.encode(after)] if tag else ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return super().decode(ids).replace(chr(0xE000), "</think>")
+
+
+@pytest.mark.parametrize("known", ["by the vocabulary", "by the setting", "not"])
+def test_a_closing_tag_is_known_by_the_vocabulary_or_the_setting(known: str) -> None:
+    draft, base = Model("draft", "d0\nso </think>\nd2\n"), Model("base", "")
+    if known == "by the vocabulary":
+        draft.tokenizer = base.tokenizer = _Thinker()
+    closing = {"closing": "</think>"} if known == "by the setting" else {}
+    solution = solve(draft, base, **closing)
+    assert solution.text.startswith("d0\nso ") and solution.text.endswith("d2\n")
+    assert ("</think>" in solution.text) == (known == "not")
+
+
+def test_a_setting_that_is_not_used_leaves_hashes_as_they_were() -> None:
+    assert "closing" not in SpecReason().model_dump(mode="json")
+    assert SpecReason(closing="x").model_dump(mode="json")["closing"] == "x"
 
 
 def test_a_closing_tag_with_an_answer_stays_and_so_does_one_of_an_unrated_base_step() -> None:
