@@ -10,6 +10,9 @@ conformance suite:
 - cancelling the awaiting task aborts the request in the engine; what had been decoded has been
   handed to the request's `sink`;
 - `usage` counts what the engine did, not what was asked for.
+
+Tokens are forced by leaving a request and asking again with the longer prefix, which every engine
+can: no request takes new tokens while it runs.
 """
 
 from __future__ import annotations
@@ -38,7 +41,6 @@ class Capabilities:
     logprobs: bool = True  # log-probabilities of sampled tokens
     score: bool = True  # log-probabilities of given tokens
     choose: bool = True  # probabilities of one-token options
-    force: bool = False  # can force the next tokens of a running request
     pool: bool = False  # per-token scores of a reward head
     embed: bool = False  # mean hidden states of given tokens
     token_keyed: bool = False  # sliced decoding gives the same chain as one request
@@ -117,9 +119,10 @@ class SampleRequest:
 
     streams: one for each continuation (its length is n).
     position: the chain's token index of the first new token (0 where the prompt ends); token `t`
-        of the reply uses counter `position + t`.
+        of the reply uses counter `position + t`. Forced tokens count.
     max_tokens: cap for each continuation; stops and EOS end it earlier.
-    priority: lower goes first where the engine has priorities.
+    priority: lower goes first where the engine has priorities. For whoever asks an engine by
+        itself; a context leaves it at 0: no ask of its problems is worth more than another.
     """
 
     prompt_ids: tuple[int, ...]
@@ -199,10 +202,18 @@ class ChooseReply:
 
 @dataclass(frozen=True, slots=True)
 class PoolReply:
-    """values: the reward head's activated output (after sigmoid) at each asked position."""
+    """values: the reward head's activated output (see `reward`) at each asked position."""
 
     values: tuple[float, ...]
     usage: EngineUsage
+
+
+def reward(logits: Sequence[float]) -> float:
+    """A reward head's output in [0, 1]: the last label's, of one by sigmoid, of more by softmax."""
+    labels = [0.0, *logits] if len(logits) == 1 else logits
+    highest = max(labels)
+    shares = [math.exp(label - highest) for label in labels]
+    return shares[-1] / sum(shares)
 
 
 @dataclass(frozen=True, slots=True)

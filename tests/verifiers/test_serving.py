@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import math
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,6 +20,7 @@ from aiohttp import web
 from reasoning.chain import Chain
 from reasoning.engines.base import Engine, EngineUsage
 from reasoning.engines.hf_tokenizer import HFTokenizer
+from reasoning.engines.local import LocalEngine
 from reasoning.engines.openai import OpenAIEngine
 from reasoning.errors import CapabilityError, EngineReplyError
 from reasoning.naming import build
@@ -127,12 +131,26 @@ async def test_rlhflow_prm_in_process(standin_folder: Path) -> None:
 
 
 @on_vllm
-async def test_outcome_in_process(standin_folder: Path) -> None:
-    async with in_process(standin_folder / "outcome") as engine:
-        rating = await rate(engine, "outcome", 3)
-        text = "\n\n".join(STEPS)
-        expected = references.outcome(standin_folder / "outcome", QUESTION, text)
-        assert rating.scores == pytest.approx([expected], abs=2e-3)
+async def test_math_shepherd_in_process(standin_folder: Path) -> None:
+    folder = standin_folder / "math_shepherd"
+    async with in_process(folder) as engine:
+        await agrees_stepwise(engine, "math_shepherd", folder)
+
+
+@on_vllm
+@pytest.mark.parametrize("problem_type", [None, "regression"])
+async def test_outcome_in_process(
+    standin_folder: Path, tmp_path: Path, problem_type: str | None
+) -> None:
+    """vLLM's own activation of a regression head is none; local/ knows of no problem type."""
+    folder = shutil.copytree(standin_folder / "outcome", tmp_path / "outcome")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"problem_type": problem_type}))
+    async with in_process(folder) as engine, LocalEngine(str(folder), threads=1) as local:
+        expected = references.outcome(folder, QUESTION, "\n\n".join(STEPS))
+        for one in (engine, local):
+            rating = await rate(one, "outcome", 3)
+            assert rating.scores == pytest.approx([expected], abs=2e-3)
 
 
 @on_vllm
@@ -150,6 +168,13 @@ async def test_math_shepherd_over_http(standin_folder: Path, tmp_path: Path) -> 
     folder = standin_folder / "math_shepherd"
     async with over_http(folder, tmp_path / "log") as engine:
         await agrees_stepwise(engine, "math_shepherd", folder)
+
+
+@on_vllm
+async def test_rlhflow_prm_over_http(standin_folder: Path, tmp_path: Path) -> None:
+    folder = standin_folder / "rlhflow_prm"
+    async with over_http(folder, tmp_path / "log") as engine:
+        await agrees_stepwise(engine, "rlhflow_prm", folder)
 
 
 @on_vllm
@@ -215,14 +240,15 @@ async def test_a_server_that_scores_the_last_token_only() -> None:
     async with stub.serving(), OpenAIEngine("m", base_url=stub.url, tokenizer=ByteIds()) as engine:
         assert engine.capabilities.pool and not engine.capabilities.sample
         reply = await engine.pool([64, 128, 192], [2])
-        assert reply.values == (0.75,) and reply.usage == EngineUsage(prefill=3)
+        assert reply.values == pytest.approx([1 / (1 + math.exp(0.25 - 0.75))])
+        assert reply.usage == EngineUsage(prefill=3)
         for positions in ([0], [0, 2]):
             with pytest.raises(CapabilityError, match="read: last"):
                 await engine.pool([64, 128, 192], positions)
         for lie in (
             lambda reply: reply["data"].clear(),
             lambda reply: reply["data"][0].__setitem__("data", [0.5, float("nan")]),
-            lambda reply: reply["data"][0].__setitem__("data", [0.5, 7.0]),
+            lambda reply: reply["data"][0].__setitem__("data", [0.5, math.inf]),
             lambda reply: reply["data"][0].__setitem__("data", []),
         ):
             stub.lie = lie
@@ -244,6 +270,7 @@ async def test_a_server_that_pools_by_step() -> None:
     stub.rewards = True
     async with stub.serving(), OpenAIEngine("m", base_url=stub.url, tokenizer=ByteIds()) as engine:
         reply = await engine.pool([1, 9, 2, 3, 9], [1, 4])
-        assert reply.values == (0.1, 0.4) and reply.usage == EngineUsage(prefill=5)
+        expected = [1 / (1 + math.exp(0.5 - score)) for score in (0.1, 0.4)]
+        assert reply.values == pytest.approx(expected) and reply.usage == EngineUsage(prefill=5)
         with pytest.raises(EngineReplyError, match="tok_pooling_type ALL"):
             await engine.pool([1, 9, 2, 3, 9], [4])

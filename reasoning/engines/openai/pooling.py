@@ -15,10 +15,11 @@ A server scores in one of three ways, which its answer to a probe tells:
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from reasoning.engines.base import EngineUsage, PoolReply
+from reasoning.engines.base import EngineUsage, PoolReply, reward
 from reasoning.engines.openai.assembly import parsed
 from reasoning.engines.openai.faults import Fault, Malformed
 from reasoning.engines.openai.transport import Transport
@@ -32,7 +33,7 @@ def body(model: str, ids: Sequence[int], way: Way = "tokens") -> bytes:
         "model": model,
         "input": [list(ids)],
         "task": "classify" if way == "last" else "token_classify",
-        "use_activation": True,
+        "use_activation": False,  # which one vLLM applies depends on the config's `problem_type`
         "encoding_format": "float",
     }
     return json.dumps(asked, separators=(",", ":")).encode()
@@ -60,10 +61,7 @@ def reading(way: Way) -> Callable[[Any, int, Sequence[int]], PoolReply]:
 
 
 def read(payload: Any, size: int, positions: Sequence[int]) -> PoolReply:
-    """The last label's value (of one: sigmoid; of two: the probability of the second).
-
-    Raises Malformed.
-    """
+    """The rewards of a reply with a row of logits for each token. Raises Malformed."""
     rows = _table(payload)
     if len(rows) != size:
         raise Malformed(f"{len(rows)} scores for {size} tokens")
@@ -99,9 +97,12 @@ def _table(payload: Any) -> list[Any]:
 
 def _values(rows: Sequence[Any]) -> tuple[float, ...]:
     try:
-        values = tuple(float(row[-1] if type(row) is list else row) for row in rows)
-    except (IndexError, TypeError, ValueError):
+        values = tuple(
+            reward([float(label) for label in (row if type(row) is list else [row])])
+            for row in rows
+        )
+    except (TypeError, ValueError):
         raise Malformed("no scores by token") from None
-    if not all(0.0 <= value <= 1.0 for value in values):
-        raise Malformed("scores outside 0 to 1")
+    if not all(map(math.isfinite, values)):
+        raise Malformed("scores that are no numbers")
     return values

@@ -14,6 +14,7 @@ import itertools
 import math
 import os
 from collections.abc import AsyncGenerator, Sequence
+from pathlib import Path
 from typing import Any
 
 from reasoning.engines import weights
@@ -32,6 +33,7 @@ from reasoning.engines.base import (
     ScoreReply,
     Sink,
     TokenLogprob,
+    reward,
 )
 from reasoning.engines.hf_tokenizer import HFTokenizer
 from reasoning.errors import (
@@ -55,7 +57,8 @@ class VLLMEngine(Engine):
 
     memory_share: this model's share of the GPU's memory (vLLM's gpu_memory_utilization); several
     models fit one GPU by their shares. Every further argument is one of vLLM's engine arguments
-    (tensor_parallel_size, dtype, max_model_len, kv_cache_dtype, speculative_config, ...).
+    (tensor_parallel_size, dtype, max_model_len, kv_cache_dtype, speculative_config, ...). The
+    `model` of a speculative_config may be a shipped model's name as well.
     """
 
     def __init__(self, model: str, *, memory_share: float = 0.9, **arguments: Any) -> None:
@@ -70,6 +73,7 @@ class VLLMEngine(Engine):
         self.context_length = int(arguments.get("max_model_len") or own)
         self.tokenizer: HFTokenizer = HFTokenizer(self._folder)
         self._speculative = arguments.get("speculative_config") is not None
+        self._draft = _draft(arguments.get("speculative_config"))
         self._llm: Any = None
         self._totals: dict[str, float] = {}
         self._tasks: tuple[str, ...] = ()  # of a reward model, as vLLM names them
@@ -104,6 +108,9 @@ class VLLMEngine(Engine):
                     f"{self.name}: unknown setting `{name}`: {nearest(name, known)}known are "
                     f"memory_share and vLLM's engine arguments"
                 )
+        if self._draft is not None:
+            drafting = {**arguments["speculative_config"], "model": str(self._draft)}
+            arguments["speculative_config"] = drafting
         try:
             made = AsyncEngineArgs(model=str(self._folder), **arguments)
         except TypeError as error:
@@ -159,6 +166,7 @@ class VLLMEngine(Engine):
             "weights": weights.content_hash(self._folder),
             "version": found,
             "arguments": {k: repr(v) for k, v in sorted(self._arguments.items())},
+            **({"draft": weights.content_hash(self._draft)} if self._draft else {}),
         }
 
     def check(self, sampling: Sampling) -> None:
@@ -314,7 +322,8 @@ class VLLMEngine(Engine):
             return PoolReply((), EngineUsage())
         self._room(ids, spare=0)
         whole = list(positions) == [len(ids) - 1] and "classify" in self._tasks
-        params = PoolingParams(task="classify" if whole else "token_classify", use_activation=True)
+        # Which activation vLLM applies depends on the config's `problem_type` (none to regression).
+        params = PoolingParams(task="classify" if whole else "token_classify", use_activation=False)
         output: Any = None
         try:
             async for part in self._running().encode(
@@ -327,8 +336,7 @@ class VLLMEngine(Engine):
         rows = data.reshape(1 if whole else len(data), -1) if data.numel() else data
         if not whole and len(rows) != len(ids):
             raise EngineReplyError(f"{self.name} gave {len(rows)} rewards for {len(ids)} tokens")
-        # The last label's: of one its sigmoid, of two the chance of the second.
-        values = tuple(float(rows[0 if whole else position, -1]) for position in positions)
+        values = tuple(reward(rows[0 if whole else place].tolist()) for place in positions)
         cached = (output.num_cached_tokens or 0) if whole else 0
         return PoolReply(values, EngineUsage(prefill=len(ids) - cached, cached=cached))
 
@@ -376,6 +384,14 @@ def _logprob(entry: Any, token: int, top: int) -> TokenLogprob:
     """vLLM's {id: Logprob} at one position; the sampled token is among them, whatever its rank."""
     best = {t: float(found.logprob) for t, found in entry.items() if (found.rank or 0) <= top}
     return TokenLogprob(float(entry[token].logprob), best if top else {})
+
+
+def _draft(speculative: Any) -> Path | None:
+    """The folder of the model that drafts tokens. None where there is none: drafts of another sort
+    (ngram), and what vLLM downloads."""
+    named = speculative.get("model") if isinstance(speculative, dict) else None
+    folders = [weights.SHIPPED / named, Path(named)] if named else []
+    return next((folder for folder in folders if folder.is_dir()), None)
 
 
 def _cpu_build() -> bool:

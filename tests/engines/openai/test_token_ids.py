@@ -340,7 +340,7 @@ async def test_rewards_of_a_pooling_model(stub: Stub, connect: MakeEngine) -> No
     engine = await connect(stub)
     assert engine.capabilities.pool and not engine.capabilities.sample
     reply = await engine.pool([64, 128, 192], [0, 2])
-    assert reply.values == (0.25, 0.75)
+    assert reply.values == pytest.approx([1 / (1 + math.exp(-x)) for x in (0.25, 0.75)])
     assert reply.usage == EngineUsage(prefill=3)
     assert (await engine.pool([64], [])).values == ()
     with pytest.raises(CapabilityError, match="reward model"):
@@ -349,7 +349,7 @@ async def test_rewards_of_a_pooling_model(stub: Stub, connect: MakeEngine) -> No
         lambda reply: reply["data"][0]["data"].pop(),
         lambda reply: reply["data"].clear(),
         lambda reply: reply["data"][0]["data"].__setitem__(0, [math.nan]),
-        lambda reply: reply["data"][0]["data"].__setitem__(0, [7.0]),
+        lambda reply: reply["data"][0]["data"].__setitem__(0, [math.inf]),
         lambda reply: reply["data"][0]["data"].__setitem__(0, ["high"]),
     ):
         stub.lie = lie
