@@ -131,6 +131,23 @@ async def test_a_chain_is_a_function_of_its_stream(engine: Engine) -> None:
         assert alone == together[key]
 
 
+async def test_forced_tokens_are_the_longer_prefix(engine: Engine) -> None:
+    """What is decoded behind them has the probabilities that a pass over the whole gives it; and
+    forcing what the model wrote anyhow changes nothing."""
+    ids = prompt(engine)
+    request = ask(ids, range(1), 24, temperature=0, logprobs=0, ignore_eos=True)
+    (whole,) = (await engine.sample(request)).completions
+    behind = replace(request, prompt_ids=ids + whole.ids[:9], position=9, max_tokens=15)
+    assert (await engine.sample(behind)).completions[0].ids == whole.ids[9:]
+    prefix = ids + whole.ids[:5] + tuple(engine.tokenizer.encode("10+14=24"))
+    behind = replace(request, prompt_ids=prefix, position=len(prefix) - len(ids))
+    (forced,) = (await engine.sample(behind)).completions
+    assert forced.ids[:8] != whole.ids[5:13] and forced.logprobs is not None
+    scores = (await engine.score(prefix, forced.ids)).scores
+    for drawn, scored in zip(forced.logprobs, scores, strict=True):
+        assert drawn.logprob == pytest.approx(scored.logprob, abs=1e-3)
+
+
 async def test_stops(engine: Engine) -> None:
     ids = prompt(engine)
     newline = engine.tokenizer.encode("\n")[0]
