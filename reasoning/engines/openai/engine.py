@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -39,6 +40,7 @@ from reasoning.errors import (
 )
 
 T = TypeVar("T")
+_log = logging.getLogger(__name__)
 
 MAX_OPTIONS = 128  # vLLM's cap for log-probabilities of chosen ids
 
@@ -66,6 +68,7 @@ class OpenAIEngine(Engine):
         self._starting = asyncio.Lock()
         self._baseline: dict[str, float] = {}
         self._probed = EngineUsage()
+        self._warned = False
 
     def __repr__(self) -> str:
         return f"OpenAIEngine({self._model!r}, base_url={self.base_url!r})"
@@ -289,10 +292,24 @@ class OpenAIEngine(Engine):
     async def _send(self, attempt: Callable[[], Awaitable[T]], priority: int) -> T:
         sender = self._live()
         try:
-            return await sender.send(attempt, priority)
+            reply = await sender.send(attempt, priority)
         except Fault as caught:
             fault = caught
+        else:
+            self._warn()
+            return reply
         raise self._error(fault)
+
+    def _warn(self) -> None:
+        """Say once that the server's usage is not what was received."""
+        if self.usage_mismatches and not self._warned:
+            self._warned = True
+            _log.warning(
+                "%s at %s reports other token counts than it was sent and sent back; they are "
+                "not believed, and what it bills may differ from what is charged here",
+                self.name,
+                self.base_url,
+            )
 
     def _error(self, fault: Fault) -> ReasoningError:
         """The public error for a fault. Raised after its handler: nothing is chained to it."""

@@ -171,13 +171,17 @@ async def test_the_newer_name_of_the_cap(plain: Stub, connect: MakeEngine) -> No
 
 @pytest.mark.parametrize("said", [None, {"completion_tokens": 10**9}, {"completion_tokens": "7"}])
 async def test_usage_that_is_missing_or_cannot_be(
-    plain: Stub, connect: MakeEngine, said: Any
+    plain: Stub, connect: MakeEngine, caplog: pytest.LogCaptureFixture, said: Any
 ) -> None:
     engine = await connect(plain)
     plain.lie = lambda reply: reply.update(usage=said)
-    usage = (await engine.sample(chat(engine))).usage
-    assert 0 < usage.new <= 64
-    assert engine.usage_mismatches == (said is not None)
+    for _ in range(2):
+        usage = (await engine.sample(chat(engine))).usage
+        assert 0 < usage.new <= 64
+    assert engine.usage_mismatches == 2 * (said is not None)
+    told = [r.getMessage() for r in caplog.records if r.name.startswith("reasoning")]
+    assert len(told) == (said is not None)  # once for all
+    assert all("openai/m" in line and "other token counts" in line for line in told)
 
 
 @pytest.mark.parametrize(
