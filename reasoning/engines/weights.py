@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,27 @@ from reasoning.errors import ModelError
 
 MAX_HEADER = 100_000_000  # bytes; safetensors' own limit
 SHIPPED = Path(__file__).parents[1] / "models"
+_HUB = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+# What is downloaded: weights that cannot run code, configs, tokenizers and their templates.
+_FILES = ("*.safetensors", "*.json", "tokenizer.model", "merges.txt", "vocab.txt", "*.jinja")
+# Folders hold other formats; `consolidated` files the same weights under other names.
+_OTHERS = ("*/*", "consolidated*")
 
 
 def resolve(model: str) -> Path:
-    """The folder of a path or of a shipped model's name. Raises ModelError when it cannot load."""
+    """The folder of a path, of a shipped model's name, or of a name on the Hugging Face hub, which
+    is downloaded unless it is there. Raises ModelError when it cannot load."""
     folder = SHIPPED / model
     if not folder.is_dir() or "/" in model:
         folder = Path(model).expanduser()
+    if not folder.is_dir() and _HUB.fullmatch(model):
+        folder = _downloaded(model)
     if not folder.is_dir():
         shipped = ", ".join(sorted(p.name for p in SHIPPED.iterdir())) if SHIPPED.exists() else ""
         raise ModelError(
             f"model {model!r}: no such folder, and not a shipped model ({shipped or 'none here'}); "
-            f"give the path of a folder with config.json and *.safetensors"
+            f"give the path of a folder with config.json and *.safetensors, or a name on the hub "
+            f"such as Qwen/Qwen3-0.6B"
         )
     config(folder)
     if not list(folder.glob("*.safetensors")):
@@ -37,6 +47,27 @@ def resolve(model: str) -> Path:
     if not any((folder / n).exists() for n in ("tokenizer.json", "tokenizer.model", "vocab.json")):
         raise ModelError(f"{folder} holds no tokenizer; copy the model's tokenizer files into it")
     return folder
+
+
+def _downloaded(model: str) -> Path:
+    import huggingface_hub
+
+    try:
+        return Path(
+            huggingface_hub.snapshot_download(
+                model, allow_patterns=list(_FILES), ignore_patterns=list(_OTHERS)
+            )
+        )
+    except Exception as error:  # the hub's own, those of its HTTP library, a full disk
+        if huggingface_hub.is_offline_mode():
+            why = "HF_HUB_OFFLINE is set"
+        else:
+            why = " ".join(str(error).split())[:300] or type(error).__name__
+        raise ModelError(
+            f"model {model!r}: no such folder, not in the Hugging Face cache, and the hub did not "
+            f"give it: {why}. Give the path of a folder, or check the name, the network and, for "
+            f"a gated model, HF_TOKEN"
+        ) from None
 
 
 def config(folder: Path) -> dict[str, Any]:
