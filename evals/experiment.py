@@ -73,6 +73,7 @@ async def run(
         names = {}
         for configuration in configurations:
             names[id(configuration)] = (await runner.bind(configuration)).identity
+            configuration.policy.check_task(problems[0], configuration.engines)
         asked = [
             (names[id(configuration)], problem.id, seed)
             for configuration, problem, seed in itertools.product(

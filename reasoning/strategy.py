@@ -95,6 +95,10 @@ class ChainPolicy(Settings, abc.ABC):
         do, and their tokenizers, are certain only then.
         """
 
+    def check_task(self, problem: Problem, engines: Mapping[str, Engine]) -> None:
+        """Raise ConfigError for what would go wrong with every problem of a task, of which this is
+        one. The engines are started."""
+
     @abc.abstractmethod
     async def write(self, ctx: Context, prefix: Chain, n: int, until: Until) -> list[Chain]:
         """n continuations of `prefix`, each up to the end of a step or to the answer.

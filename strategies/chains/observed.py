@@ -24,6 +24,7 @@ from reasoning.context import Context
 from reasoning.engines.base import Completion, Engine, Sampling, TokenLogprob
 from reasoning.errors import ConfigError, Stopped, first_error
 from reasoning.naming import Spec, build
+from reasoning.problem import Problem
 from reasoning.registry import chain_policies
 from reasoning.strategies.chains.phases import Closing
 from reasoning.strategies.chains.plain import Plain
@@ -42,6 +43,18 @@ class Action:
     text: str = ""
     keep: int | None = None
     ends: bool = False
+
+
+def encoded(engine: Engine, text: str) -> tuple[int, ...]:
+    """Raises ConfigError where the model's vocabulary cannot express the text."""
+    ids = tuple(engine.tokenizer.encode(text))
+    # Some tokenizers take or give a space at the start of a text; no letter may be lost.
+    if engine.tokenizer.decode(ids).split() != text.split():
+        raise ConfigError(
+            f"{engine.name} has no tokens for {text!r}, which a chain policy puts into its chains; "
+            f"set another text"
+        )
+    return ids
 
 
 class Draft:
@@ -71,18 +84,8 @@ class Draft:
         return self.size > 0 and self.chain.ids[-1] == self.tokenizer.eos_id
 
     def encode(self, text: str) -> tuple[int, ...]:
-        """Tokens of a text to be put into the chain.
-
-        Raises ConfigError where the model's vocabulary cannot express it.
-        """
-        ids = tuple(self.tokenizer.encode(text))
-        # Some tokenizers take or give a space at the start of a text; no letter may be lost.
-        if self.tokenizer.decode(ids).split() != text.split():
-            raise ConfigError(
-                f"{self.engine.name} has no tokens for {text!r}, which a chain policy puts into "
-                f"its chains; set another text"
-            )
-        return ids
+        """Tokens of a text to be put into the chain."""
+        return encoded(self.engine, text)
 
     def fits(self, text: str, keep: int | None = None) -> bool:
         """Whether the chain, or its first `keep` tokens, has room for `text` and a token more."""
@@ -244,6 +247,19 @@ class Observed(ChainPolicy):
                     who = f"chain policy {type(policy).__name__} (role {role})"
                     engine.capabilities.require(needs, engine=engine.name, who=who)
 
+    def check_task(self, problem: Problem, engines: Mapping[str, Engine]) -> None:
+        self._closing(problem, engines["policy"])
+
+    def _closing(self, problem: Problem, engine: Engine) -> Closing:
+        """Raises ConfigError, before anything is asked, where none is known, or where a text that
+        may be put into a chain has no tokens."""
+        own = next((p.closing for p in self.policies() if p.closing is not None), None)
+        closing = Closing.of(problem, engine, own)
+        for policy in self.policies():
+            for text in policy.texts(closing):
+                encoded(engine, text)
+        return closing
+
     def uses(self) -> dict[str, tuple[str, ...]]:
         """Capabilities that this policy needs, by model role."""
         return {"policy": self.needs}
@@ -259,11 +275,7 @@ class Observed(ChainPolicy):
     async def write(self, ctx: Context, prefix: Chain, n: int, until: Until) -> list[Chain]:
         if until == "step":
             raise ConfigError(f"{type(self).__name__} writes whole chains, not steps")
-        own = next((p.closing for p in self.policies() if p.closing is not None), None)
-        closing = Closing.of(ctx, own)
-        whole = Draft(ctx, prefix, closing)
-        for text in (text for policy in self.policies() for text in policy.texts(closing)):
-            whole.encode(text)  # what has no tokens is an error before anything is asked
+        closing = self._closing(ctx.problem, ctx.bindings.engine("policy"))
         # Chain i is draw i of the prefix, as in plain decoding; its asks have their own path.
         first, write = ctx.next_draws(prefix, n), ctx.next_key("write")[-2]
         refused: list[Stopped] = []

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from reasoning.context import Context
+from reasoning.engines.base import Engine
 from reasoning.errors import ConfigError
+from reasoning.problem import Problem
 from reasoning.prompts import closing as known_closing
 
 
@@ -19,16 +20,15 @@ class Closing:
     text: str
 
     @classmethod
-    def of(cls, ctx: Context, own: str | None) -> Closing:
+    def of(cls, problem: Problem, engine: Engine, own: str | None) -> Closing:
         """The setting's own, else the task's, else the model's tag.
 
         Raises ConfigError, before anything is asked, where none of them is known.
         """
-        engine = ctx.bindings.engine("policy")
-        text = known_closing(ctx.problem, engine) if own is None else own
+        text = known_closing(problem, engine) if own is None else own
         if not text:
             raise ConfigError(
-                f"nothing says how {engine.name} ends its thinking on task {ctx.problem.task!r}; "
+                f"nothing says how {engine.name} ends its thinking on task {problem.task!r}; "
                 f"set `closing` of the chain policy, for example to '</think>'"
             )
         return cls(text)

@@ -2,7 +2,9 @@
 models and on the shipped one. Each policy's own identity, prefix and ledger tests are with it."""
 
 import asyncio
+import json
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,8 +17,10 @@ from reasoning.engines.characters import CharacterTokenizer
 from reasoning.engines.local import LocalEngine
 from reasoning.engines.scripted import ScriptedEngine
 from reasoning.errors import CapabilityError, ConfigError
+from reasoning.evals import experiment
 from reasoning.evals.tasks import Countdown
 from reasoning.problem import Solution
+from reasoning.recipe import Recipe
 
 OFF: list[dict[str, Any]] = [
     {"name": "budget_forcing"},
@@ -140,6 +144,37 @@ def test_a_policy_is_told_of_by_its_registry_name_and_hashed_as_before() -> None
     told = made._configuration.describe()
     assert told["chain_policy"]["name"] == "trimr" and told["strategy"]["name"] == "majority"
     assert described(made._configuration.policy)["name"] == "trim_r"
+
+
+@pytest.mark.parametrize(
+    ("task", "model", "policy", "words"),
+    [
+        (
+            "countdown",
+            "local/countdown-policy",
+            {"name": "budget_forcing", "n_ignore": 1},
+            "'Wait'",
+        ),
+        ("countdown", "scripted/", {"name": "deer", "inducers": "pro"}, "open a box"),
+        ("math500", "scripted/", {"name": "budget_forcing", "max_thinking": 10}, "set `closing`"),
+    ],
+)
+def test_what_is_wrong_with_every_problem_refuses_the_recipe(
+    task: str, model: str, policy: Any, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REASONING_DATA", str(tmp_path))
+    row = {"problem": "1+1?", "answer": "2", "unique_id": "a"}
+    (tmp_path / "math500.jsonl").write_text(json.dumps(row))
+    recipe = Recipe(
+        name="r",
+        task={"name": task, "count": 1},
+        models={"policy": model},
+        strategies=["single"],
+        chain_policy=policy,
+    )
+    with pytest.raises(ConfigError, match=words):
+        experiment.run_sync(recipe, tmp_path / "run")
+    assert not (tmp_path / "run" / "results.jsonl").exists()
 
 
 def test_what_does_not_watch_a_stream_is_not_stood_around() -> None:
