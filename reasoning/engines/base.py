@@ -202,10 +202,18 @@ class ChooseReply:
 
 @dataclass(frozen=True, slots=True)
 class PoolReply:
-    """values: the reward head's activated output (after sigmoid) at each asked position."""
+    """values: the reward head's activated output (see `reward`) at each asked position."""
 
     values: tuple[float, ...]
     usage: EngineUsage
+
+
+def reward(logits: Sequence[float]) -> float:
+    """A reward head's output in [0, 1]: the last label's, of one by sigmoid, of more by softmax."""
+    labels = [0.0, *logits] if len(logits) == 1 else logits
+    highest = max(labels)
+    shares = [math.exp(label - highest) for label in labels]
+    return shares[-1] / sum(shares)
 
 
 @dataclass(frozen=True, slots=True)
