@@ -24,6 +24,7 @@ _CONSTANTS = frozenset("eiπ")
 
 YES = ("Yes", "yes", " Yes", " yes")
 NO = ("No", "no", " No", " no")
+EXCERPT = 128  # of the verifier's tokens: two of these, and some 130 of the prompt's own
 
 _EXISTS = """\
 Does the excerpt state a final result for the question? A plan or a partial value is not one. \
@@ -104,13 +105,14 @@ class ByModel(AnswerCheck):
         self._role = role
 
     async def exists(self, ctx: Context, excerpt: str) -> bool:
-        return await self._ask(ctx, question(ctx, _EXISTS, excerpt))
+        return await self._ask(ctx, _EXISTS, excerpt)
 
     async def equal(self, ctx: Context, one: str, other: str) -> bool:
-        return await self._ask(ctx, question(ctx, _EQUAL, one, other))
+        return await self._ask(ctx, _EQUAL, one, other)
 
-    async def _ask(self, ctx: Context, text: str) -> bool:
+    async def _ask(self, ctx: Context, template: str, *excerpts: str) -> bool:
         tokenizer = ctx.bindings.engine(self._role).tokenizer
+        text = question(ctx, template, *(shortened(tokenizer, excerpt) for excerpt in excerpts))
         yes, no = one_token(tokenizer, YES), one_token(tokenizer, NO)
         prompt = Chain(tuple(tokenizer.render([{"role": "user", "content": text}])))
         chances = await ctx.choose(prompt, (*yes, *no), role=self._role, verifying=True)
@@ -127,6 +129,12 @@ def question(ctx: Context, template: str, one: str, other: str = "") -> str:
 
 def _asked(problem: Problem) -> str:
     return next((m["content"] for m in reversed(problem.messages) if m["role"] == "user"), "")
+
+
+def shortened(tokenizer: Tokenizer, excerpt: str) -> str:
+    """The end of an excerpt, of so many tokens that a prompt has 400 at most and the question."""
+    ids = tokenizer.encode(excerpt)
+    return tokenizer.decode(ids[-EXCERPT:]) if len(ids) > EXCERPT else excerpt
 
 
 def one_token(tokenizer: Tokenizer, words: tuple[str, ...]) -> tuple[int, ...]:

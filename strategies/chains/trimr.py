@@ -52,9 +52,10 @@ class TrimR(Observed):
     rule from firing (the paper's text; its pseudo-code has no such test).
 
     repetition, windows, times: see Repetition. n_sent: sentences of a thought that are judged, of
-    `excerpt` characters at most. min_thought: tokens under which a thought is not judged.
-    n_send: tokens between looks. budget: of thinking tokens; None is the room of the chain.
-    paragraph: what ends a paragraph; None is the task's own separator of steps.
+    `excerpt` characters at most, and by a model of 128 of its tokens. min_thought: tokens under
+    which a thought is not judged. n_send: tokens between looks. budget: of thinking tokens; None is
+    the room of the chain. paragraph: what ends a paragraph; None is the task's own separator of
+    steps.
     verifier: `model` (in `role`) or `rules`. gentle, forced: guidance; `forced` ends with the
     closing text, which is added.
 

@@ -16,6 +16,7 @@ from reasoning.engines.base import Capabilities, ChooseReply, EngineUsage
 from reasoning.engines.scripted import ScriptedEngine, VirtualTimeLoop
 from reasoning.errors import CapabilityError, ConfigError, EngineUnavailable, UnknownName
 from reasoning.strategies.chains.answers import NO
+from reasoning.strategies.chains.trimr import TrimR
 
 GENTLE = "**Final Answer**\n"
 
@@ -184,16 +185,26 @@ def test_trimr_1_8_6_verifier_prompts_have_at_most_400_tokens() -> None:
     tekken = pytest.importorskip("mistral_common.tokens.tokenizers.tekken", reason="no tokenizer")
     import mistral_common
 
-    from reasoning.strategies.chains import answers
-    from reasoning.strategies.chains.trimr import TrimR
-
     folder = Path(mistral_common.__file__).parent / "data"
     tokenizer = tekken.Tekkenizer.from_file(folder / "tekken_240911.json")
-    dense = r"\( 3x_{12}^2 - \frac{17}{24} \) " * 50  # two characters a token, worse than any text
-    excerpt = dense[: TrimR().excerpt // 2]
-    for template, other in ((answers._EXISTS, ""), (answers._EQUAL, excerpt)):
-        prompt = template.format(question="", one=excerpt, other=other)
-        assert len(tokenizer.encode(prompt, False, False)) <= 400
+
+    class Counted(YesNo):
+        def encode(self, text: str) -> list[int]:
+            return list(tokenizer.encode(text, False, False))
+
+        def decode(self, ids: Any) -> str:
+            return str(tokenizer.decode(list(ids)))
+
+    judge = Judge(lambda _: 1.0)
+    judge.tokenizer = Counted()
+    # Two characters a token, worse than any text, in sentences as long as an excerpt.
+    thought = r"\( 3x_{12}^2 - \frac{17}{24} \) " * (TrimR().excerpt // 20) + "\n\n"
+    _, solution, _ = trimmed("Wait, ".join([thought] * 4) + TAG, judge)
+    assert forced(solution) == ["over"]
+    assert {"A:" in prompt.rsplit("Question:")[-1] for prompt in judge.asked} == {True, False}
+    for prompt in judge.asked:
+        assert "17}{24}" in prompt
+        assert len(judge.tokenizer.encode(prompt.replace("question p", ""))) <= 400
 
 
 @pytest.mark.parametrize("rule", ["under", "repetition"])
