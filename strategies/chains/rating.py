@@ -66,8 +66,10 @@ async def by_digit(ctx: Context, step: Chain, *, average: bool) -> float | None:
         return None
     if not average:
         return _digit(engine.tokenizer, said.ids[0]) or 0.0
-    shares: dict[float, float] = {}
     top = said.logprobs[0].top if said.logprobs else {}
+    if not top:
+        return None
+    shares: dict[float, float] = {}
     for token, logprob in top.items():
         digit = _digit(engine.tokenizer, token)
         if digit is not None and not math.isnan(logprob):

@@ -225,6 +225,19 @@ def test_2_8_6_digits_are_read_as_the_paper_reads_them(
     assert decided(solution)[0] == (pytest.approx(score, abs=1e-4), score >= 5)
 
 
+def test_an_average_without_log_probabilities_is_unrated() -> None:
+    class Bare(Model):
+        async def sample(self, request: SampleRequest, sink: Sink | None = None) -> SampleReply:
+            reply = await super().sample(request, sink)
+            bare = tuple(replace(said, logprobs=()) for said in reply.completions)
+            return replace(reply, completions=bare)
+
+    base = Bare("base", writing("b"), digits={"8": 1.0})
+    solution = solve(Model("draft", writing("d")), base, rating="digits", reading="average")
+    assert solution.text == writing("b")
+    assert len(list(solution.trace.of("unrated"))) == STEPS + 1
+
+
 def test_2_8_6_a_token_that_is_no_digit_rejects_for_any_threshold_above_zero() -> None:
     draft, base = Model("draft", writing("d")), Model("base", writing("b"), digits={"x": 1.0})
     assert solve(draft, base, rating="digits", threshold=0.01).text == writing("b")
