@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, PrivateAttr, computed_field, model_validator
+from pydantic import Field, PrivateAttr, computed_field, field_validator, model_validator
 
 from reasoning.chain import Chain
 from reasoning.context import Context
@@ -25,7 +25,7 @@ from reasoning.engines.base import Engine, Sampling
 from reasoning.errors import BudgetExhausted, ConfigError, Stopped
 from reasoning.randomness import key, uniform
 from reasoning.strategies.chains.banks import BankFile, Banks, Kind, deepest
-from reasoning.strategies.chains.conformal import enough, rejects
+from reasoning.strategies.chains.conformal import LEAST, enough, rejects
 from reasoning.strategies.chains.drafting import (
     DRAFT,
     TARGET,
@@ -83,6 +83,13 @@ class Turns(Drafting):
     turns: int = Field(default=15, ge=1)
     draft_tokens: int = Field(default=500, ge=1)
     target_tokens: int = Field(default=500, ge=1)
+
+    @field_validator("rho")
+    @classmethod
+    def _not_next_to_never(cls, rho: float) -> float:
+        if 0 < rho < LEAST:
+            raise ValueError(f"use 0 for never, or at least {LEAST:g}")
+        return rho
 
     def check(self, engines: Mapping[str, Engine], sampling: Sampling, *, started: bool) -> None:
         super().check(engines, sampling, started=started)

@@ -29,6 +29,7 @@ import numpy.typing as npt
 
 # (1 - rho)(N + 1) is a product of floats: 0.7 * 10 must not be less than 7.
 _SLACK = 1e-9
+LEAST = 1e-6  # of a rho above 0: what is rarer is seen in no run, and 1/rho is to be a number
 
 
 class Bank:
