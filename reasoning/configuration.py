@@ -115,6 +115,7 @@ class Configuration:
                     )
         for engine in self.engines.values():
             engine.check(self.sampling)
+        self.strategy.check(self.engines, self.sampling, started=False)
         self.policy.check(self.engines, self.sampling, started=False)
         self._check_caps()
 
@@ -155,6 +156,7 @@ class Configuration:
                 )
         for engine in self.engines.values():
             engine.check(self.sampling)
+        self.strategy.check(self.engines, self.sampling, started=True)
         self.policy.check(self.engines, self.sampling, started=True)
 
     def round_of(self, place: int) -> int:

@@ -60,6 +60,9 @@ class Strategy(Settings, abc.ABC):
         """Roles in which this strategy, as set, asks a verifier."""
         return ()
 
+    def check(self, engines: Mapping[str, Engine], sampling: Sampling, *, started: bool) -> None:
+        """Raise ConfigError for what would go wrong later, as a chain policy does."""
+
     @abc.abstractmethod
     async def solve(self, ctx: Context) -> Outcome:
         """Turn the context's problem and budget into an outcome, by asking the context only."""

@@ -118,7 +118,6 @@ class Dora(Rebase):
     embedder: str = "policy"
 
     def check(self, engines: Mapping[str, Engine], sampling: Sampling, *, started: bool) -> None:
-        """As of a chain policy: raise ConfigError for what would go wrong with these engines."""
         if self.embedder not in engines:
             raise UnknownName(
                 f"strategy dora needs a model in role {self.embedder!r}, its `embedder` (bound "
@@ -134,10 +133,6 @@ class Dora(Rebase):
                 f"embedder {embedder.name} and policy {policy.name} have different tokenizers "
                 f"({unlike}); use models of one vocabulary"
             )
-
-    async def solve(self, ctx: Context) -> Outcome:
-        self.check(ctx.bindings.engines, ctx.bindings.sampling, started=True)
-        return await super().solve(ctx)
 
     async def weights(self, ctx: Context, live: Sequence[Path]) -> Floats:
         quality = await super().weights(ctx, live)

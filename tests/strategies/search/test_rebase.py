@@ -109,8 +109,11 @@ def test_dora_without_embeddings_says_so_before_it_spends() -> None:
 def test_dora_refuses_a_role_that_no_model_has() -> None:
     engine = Directed(ends_at_depth(2), lambda path: 0.5)
     with pytest.raises(UnknownName, match=r"role 'meaning', its `embedder` .*policy, prm"):
-        search("dora", engine, n=4, embedder="meaning")
-    assert engine.totals.requests == 0
+        Solver(
+            {"policy": engine, "prm": engine},
+            strategy={"name": "dora", "embedder": "meaning"},
+            verifiers={"verifier": {"name": "prm", "model": "prm"}},
+        )
 
 
 def test_dora_refuses_an_embedder_of_another_vocabulary() -> None:
