@@ -26,6 +26,7 @@ from reasoning.errors import ConfigError, DataError
 from reasoning.evals.statistics import Estimate, mean_interval, paired_difference, paired_ratio
 from reasoning.evals.statistics import wilson as wilson_interval
 from reasoning.naming import explain
+from reasoning.terminal import printable as printable
 
 GRADES = ("correct", "wrong", "ungradable", "failed", "skipped")
 COSTS = ("tokens", "verifier_passes", "seconds")
@@ -214,11 +215,6 @@ def rich_table(made: Sequence[Row], *, title: str = "", costs: Sequence[str] = C
     for line in lines:
         table.add_row(*(Text(line[place].replace(" [", "\n[")) for place in kept))
     return table
-
-
-def printable(text: str) -> str:
-    """Text without control characters, which a terminal would obey."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def percent(estimate: Estimate, sign: str = "") -> str:

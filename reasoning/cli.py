@@ -2,7 +2,7 @@
 
 An error is one line on stderr and exit code 1 (2 for wrong usage, 130 for Ctrl-C); --debug,
 anywhere on the line, shows the traceback. Text that comes from models or files is never read as
-markup.
+markup, nor obeyed as control characters.
 """
 
 from __future__ import annotations
@@ -11,16 +11,32 @@ import os
 import shlex
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Table
+from rich.text import Text
 
 from reasoning.errors import ConfigError, ReasoningError, Stopped, first_error
+from reasoning.terminal import printable
+
+if TYPE_CHECKING:
+    from reasoning.engines.base import Capabilities
+    from reasoning.solver import Solver
 
 app = typer.Typer(
     add_completion=False,
@@ -31,7 +47,6 @@ app = typer.Typer(
 # Rich takes 80 columns where there is no terminal, which is too narrow for a table in a file.
 console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120)
 
-
 INTERRUPTED = 130  # the exit code of what Ctrl-C ended
 # By a solution's status: why it may have no answer, and what to do.
 NO_ANSWER = {
@@ -40,6 +55,11 @@ NO_ANSWER = {
     "deadline": "no chain ended with an answer in time; raise --seconds",
     "interrupted": "with --run FOLDER what is paid for is kept, and the same command continues it",
 }
+
+
+def say(text: str, keep: str = "") -> None:
+    """Print a text that may hold a model's or a file's words, all on one line but for `keep`."""
+    console.print(printable(text, keep), markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -99,11 +119,11 @@ def solve(
         seed=seed,
         run=run,
     )
-    solution = solver.solve(problem or question)
+    with _watched(solver):
+        solution = solver.solve(problem or question)
     if show:
-        console.print(solution.text, markup=False, highlight=False, soft_wrap=True)
-    answer = solution.answer or "none"
-    console.print(f"answer  {answer}", markup=False, highlight=False, soft_wrap=True)
+        say(solution.text, keep="\n\t")
+    say(f"answer  {solution.answer or 'none'}")
     if problem is not None and solution.answer is not None:
         # Looked at after the fact: no strategy sees it.
         console.print(f"check   {run_sync(grade(problem, solution.answer)).outcome.value}")
@@ -116,6 +136,26 @@ def solve(
         raise Stopped("interrupted", again)
     if solution.answer is None:
         raise ReasoningError(solution.error or NO_ANSWER.get(solution.status, "no answer"))
+
+
+def _watched(solver: Solver) -> Progress:
+    """Tokens and time spent, on stderr for as long as it runs, where that is a terminal."""
+
+    class Spent(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(f"{solver.spent.tokens:,} tokens")
+
+    errors = Console(stderr=True)
+    bar = Progress(
+        SpinnerColumn(),
+        Spent(),
+        TimeElapsedColumn(),
+        console=errors,
+        transient=True,
+        disable=not errors.is_terminal,
+    )
+    bar.add_task("")
+    return bar
 
 
 @app.command()
@@ -166,7 +206,9 @@ def run(
         soft_wrap=True,
     )
     for key in summary.asked_again[:20]:
-        console.print(f"asked again: {'/'.join(map(str, key))}", markup=False, highlight=False)
+        say(f"asked again: {'/'.join(map(str, key))}")
+    if len(summary.asked_again) > 20:
+        console.print(f"asked again: {len(summary.asked_again) - 20:,} more", highlight=False)
     if summary.interrupted:
         raise Stopped("interrupted", f"`{command}` continues it")
 
@@ -218,7 +260,7 @@ def validate(recipe: Annotated[Path, typer.Argument(help="a YAML file")]) -> Non
 
     loaded = Recipe.load(recipe)
     for configuration in loaded.configurations():
-        console.print(f"{configuration.label}  budget: {configuration.budget}", markup=False)
+        say(f"{configuration.label}  budget: {configuration.budget}")
     console.print("the recipe is right")
 
 
@@ -226,7 +268,7 @@ def validate(recipe: Annotated[Path, typer.Argument(help="a YAML file")]) -> Non
 def list_kind(
     kind: Annotated[str, typer.Argument(help="strategy, chain_policy, verifier, engine, ...")],
 ) -> None:
-    """List what is registered of a kind, with the first line of its documentation."""
+    """List what is registered of a kind: the first lines of documentation; what engines can do."""
     from reasoning.registry import KINDS
 
     if kind not in KINDS:
@@ -234,11 +276,32 @@ def list_kind(
     table = Table(box=None, show_header=False)
     for name in KINDS[kind]:
         try:
-            text = (KINDS[kind].get(name).__doc__ or "").strip().split("\n")[0]
+            entry = KINDS[kind].get(name)
+            told = [(entry.__doc__ or "").strip().split("\n")[0]]
+            told += [_abilities(entry)] if kind == "engine" else []
         except ImportError as missing:
-            text = f"needs a package that is not installed: {missing.name}"
-        table.add_row(escape(name), escape(text))
+            told = [f"needs a package that is not installed: {missing.name}"]
+        table.add_row(*map(escape, (name, *told)))
     console.print(table)
+
+
+def _abilities(engine: Any) -> str:
+    """An engine's capabilities; where they are its model's, those of shipped models."""
+    if hasattr(engine, "capabilities"):
+        return _named(engine.capabilities)
+    try:
+        writes, rewards = (
+            _named(engine(model).capabilities) for model in ("countdown-policy", "countdown-prm")
+        )
+    except ReasoningError:
+        writes = rewards = ""
+    if not writes:
+        return "what its server can; known when that is met"
+    return writes if writes == rewards else f"{writes}; with a reward head: {rewards}"
+
+
+def _named(capabilities: Capabilities) -> str:
+    return ", ".join(name for name, there in asdict(capabilities).items() if there)
 
 
 @app.command("check-prm")
@@ -266,7 +329,7 @@ def check_prm(
     table = Table(box=None, show_header=False)
     checks = run_sync(report())
     for line in checks:
-        table.add_row(line.state, escape(line.name), escape(line.found))
+        table.add_row(line.state, *(Text(printable(text)) for text in (line.name, line.found)))
     console.print(table)
     failed = [line.name for line in checks if line.state == "failed"]
     if failed:
@@ -307,7 +370,7 @@ def end_with(command: Callable[[list[str]], Any]) -> NoReturn:
             code, text = 2, f"{error.format_message()} (--help says more)"
         elif not isinstance(error, ReasoningError | OSError):
             text = f"a bug, {type(error).__name__}: {text}; --debug shows where"
-        print(f"error: {' '.join(text.split())}", file=sys.stderr)
+        print(f"error: {printable(' '.join(text.split()))}", file=sys.stderr)
         sys.exit(code)
 
 

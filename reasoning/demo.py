@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reasoning.cli import end_with
+from reasoning.cli import console, end_with, say
 
 if TYPE_CHECKING:
     from reasoning.recipe import Recipe
@@ -47,8 +47,6 @@ def recipe(count: int) -> Recipe:
 
 
 def main(given: list[str]) -> None:
-    from rich.console import Console
-
     from reasoning.errors import Stopped
     from reasoning.evals import experiment, records, table
     from reasoning.evals.plot import plot
@@ -58,19 +56,16 @@ def main(given: list[str]) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/demo"))
     arguments = parser.parse_args(given)
     command = shlex.join(["python", "-m", "reasoning.demo", *given])
-    console = Console()
     began = time.monotonic()
     first: list[dict[str, Any]] = []
 
     def progress(record: dict[str, Any], left: int) -> None:
         if record["grade"] == "correct" and not first:
             first.append(record)
-            console.print(
+            say(
                 f"first solved problem after {time.monotonic() - began:.1f} s: "
                 f"{record['problem'].replace('=', ' -> ')} by {record['label']}: "
-                f"{record['answer']} ({record['usage'].get('tokens', 0)} tokens)",
-                markup=False,
-                highlight=False,
+                f"{record['answer']} ({record['usage'].get('tokens', 0)} tokens)"
             )
 
     summary = experiment.run_sync(recipe(arguments.count), arguments.out, progress, command)

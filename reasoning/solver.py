@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from reasoning.budget import Budget
+from reasoning.budget import Budget, Ledger, Usage
 from reasoning.configuration import Configuration, cost_model
 from reasoning.costs.kinetics import CostModel
 from reasoning.engines.base import Engine, Sampling
@@ -101,8 +101,14 @@ class Solver:
         self._folder = Path(run) if run is not None else None
         self._in_flight = in_flight
         self._noted = False  # whether the folder's header tells of this solver
+        self._ledger = Ledger("run")
         self._runner: Runner | None = None
         self._entered = 0  # the models stay loaded until the outermost `async with` ends
+
+    @property
+    def spent(self) -> Usage:
+        """What all problems so far have cost, those in work as far as it is booked."""
+        return self._ledger.total
 
     async def __aenter__(self) -> Solver:
         self._entered += 1
@@ -112,6 +118,7 @@ class Solver:
                 Session(),
                 journal=Journal(folder / "journal.jsonl" if folder else None),
                 store=ReplyStore(folder / "replies.sqlite" if folder else None),
+                ledger=self._ledger,
                 in_flight=self._in_flight,
             )
             try:

@@ -16,7 +16,7 @@ import pytest
 
 from reasoning import cli
 from reasoning.engines.scripted import Line, ScriptedEngine
-from reasoning.errors import ReasoningError
+from reasoning.errors import EngineError, ReasoningError
 from reasoning.evals import records, table
 from reasoning.recipe import Recipe
 from reasoning.registry import engines
@@ -39,7 +39,23 @@ seeds: [0, 1]
 in_flight: 4
 """
 
-# Runs the recipe under virtual time; dies after so many journal records (0: never).
+REAL = """
+name: real
+task: {name: countdown, split: dev, numbers: 3, count: 3}
+models:
+  policy: {model: local/countdown-policy, threads: 1}
+  prm: {model: local/countdown-prm, threads: 1}
+verifiers:
+  verifier: {name: prm, model: prm}
+sampling: {temperature: 0.6, max_tokens: 48}
+strategies:
+  - {name: weighted, n: 4}
+  - {name: beam, n: 4, beam_width: 2, separators: 1, step_tokens: 24}
+in_flight: 2
+"""
+
+# Runs the recipe; dies after so many journal records (0: never). Real engines have a thread, whose
+# answers virtual time would not wait for.
 SCRIPT = """
 import asyncio, os, signal, sys
 from pathlib import Path
@@ -61,19 +77,20 @@ def counted(self, *arguments):
 
 Journal.append = counted
 recipe = Recipe.load(folder.parent / "recipe.yaml")
-with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+scripted = "scripted" in str(recipe.models)
+with asyncio.Runner(loop_factory=VirtualTimeLoop if scripted else None) as runner:
     print(runner.run(experiment.run(recipe, folder)))
 """
 
 
-def play(folder: Path, deadly: int = 0) -> subprocess.CompletedProcess[str]:
+def play(folder: Path, deadly: int = 0, recipe: str = RECIPE) -> subprocess.CompletedProcess[str]:
     folder.parent.mkdir(parents=True, exist_ok=True)
-    (folder.parent / "recipe.yaml").write_text(RECIPE)
+    (folder.parent / "recipe.yaml").write_text(recipe)
     return subprocess.run(
         [sys.executable, "-c", SCRIPT, str(folder), str(deadly)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
 
 
@@ -169,14 +186,60 @@ def test_a_table_in_a_document_names_the_command_that_writes_it(
     assert "a page.md is up to date" in said(*shlex.split(table)[1:])
 
 
-def test_what_was_in_flight_is_listed_as_asked_again(tmp_path: Path) -> None:
+def test_what_was_in_flight_is_listed_as_asked_again(tmp_path: Path, said: Said) -> None:
     folder = tmp_path / "run"
     play(folder, 40)
-    from reasoning.journal import Journal
+    intents: dict[str, None] = {}
+    for line in (folder / "journal.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        for key in record.get("i", ()):
+            intents["/".join(map(str, key))] = None
+        intents.pop("/".join(map(str, record.get("k", ()))), None)
+    assert intents, "asks were in flight when the run was killed"
+    recipe = folder.parent / "recipe.yaml"
+    recipe.write_text(RECIPE.replace("seconds: 0.5", "seconds: 0"))
+    lines = said("run", str(recipe), "--out", str(folder)).splitlines()
+    listed = [
+        line.removeprefix("asked again: ") for line in lines if line.startswith("asked again")
+    ]
+    more = [f"{len(intents) - 20:,} more"] if len(intents) > 20 else []
+    assert set(listed[:20]) <= set(intents) and listed[20:] == more
+    assert len(set(listed)) == min(len(intents), 21)
 
-    journal = Journal(folder / "journal.jsonl")
-    assert journal._intents, "asks were in flight when the run was killed"
-    journal.close()
+
+def test_a_killed_run_of_a_real_engine_decides_as_it_did(tmp_path: Path) -> None:
+    whole, folder = tmp_path / "whole" / "run", tmp_path / "killed" / "run"
+    done = play(whole, recipe=REAL)
+    assert "expected 6 = " in done.stdout and "0 failed + 0 skipped" in done.stdout, done.stderr
+    assert play(folder, 12, REAL).returncode == -signal.SIGKILL
+    before = (folder / "journal.jsonl").read_bytes()
+    assert 0 < len(replies(folder)) < len(replies(whole))
+    again = play(folder, recipe=REAL)
+    assert again.returncode == 0, again.stderr
+    assert (folder / "journal.jsonl").read_bytes().startswith(before)
+    assert replies(folder) == replies(whole)
+    assert decided(folder) == decided(whole)
+
+
+def replies(folder: Path) -> dict[str, Any]:
+    """The journal's chains by their keys. Rewards' last digits depend on what is batched."""
+    records = map(json.loads, (folder / "journal.jsonl").read_text().splitlines())
+    return {
+        json.dumps(record["k"]): record["r"].get("ids", "a rating")
+        for record in records
+        if "k" in record
+    }
+
+
+def decided(folder: Path) -> dict[Any, Any]:
+    """What the results say, but for time, rewards, and what caches and the store gave."""
+    found = {}
+    for record in records.read([folder]):
+        del record["seconds"], record["roles"]
+        record.get("meta", {}).pop("score", None)
+        record["usage"] = [record["usage"].get(name) for name in ("tokens", "verifier_passes")]
+        found[record["configuration"], record["problem"]] = record
+    return found
 
 
 def test_ctrl_c_ends_a_run_in_order_and_it_goes_on(tmp_path: Path) -> None:
@@ -232,6 +295,49 @@ def test_ctrl_c_ends_solve_in_order_and_what_was_paid_for_is_kept(
     ends = engine.totals.requests + 1
     code, _, err = said()
     assert code == 130 and "--run FOLDER" in err and err.count("\n") == 1
+
+
+def test_a_models_text_does_not_steer_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, said: Said
+) -> None:
+    evil = "a\x1b[2J\x1b]0;pwn\x07\n\tb"
+    line = Line(evil)
+    engine = ScriptedEngine(script=lambda prompt, key: line)
+    monkeypatch.setitem(engines._entries, "scripted", lambda model: engine)
+    asked = ("solve", "What?", "--model", "scripted/", "--strategy", "single")
+    text = evil.replace("\x1b", "\ufffd").replace("\x07", "\ufffd")
+    assert said(*asked).startswith("answer  " + text.replace("\n\t", "\ufffd\ufffd") + "\n")
+    first, second = text.split("\n\t")
+    assert re.match(rf"{re.escape(first)}\n +{second}\n", said(*asked, "--show"))
+    line = Line("x", fault=EngineError(evil))
+    assert said(*asked) == f"error: {' '.join(text.split())}\n"
+
+
+@pytest.mark.parametrize("terminal", ["", "1"])
+def test_solve_shows_what_it_spends_on_a_terminal_only(
+    terminal: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine = ScriptedEngine(script=lambda prompt, key: Line(f"answer {key}", seconds=0.01))
+    monkeypatch.setitem(engines._entries, "scripted", lambda model: engine)
+    monkeypatch.setenv("FORCE_COLOR", terminal)
+    given = ["--model", "scripted/", "--strategy", "adaptive_consistency", "-n", "6"]
+    monkeypatch.setattr(sys, "argv", ["reasoning", "solve", "What?", *given])
+    with pytest.raises(SystemExit):
+        cli.main()
+    out, err = capsys.readouterr()
+    plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", err)
+    assert bool(re.search(r" [1-9]\d* tokens 0:00:0\d", plain)) == bool(terminal)
+    assert "answer" in out and (terminal or not err)
+
+
+def test_ls_engine_shows_who_can_what(monkeypatch: pytest.MonkeyPatch, said: Said) -> None:
+    monkeypatch.setattr(cli.console, "width", 400)
+    lines = {line.split()[0]: line for line in said("ls", "engine").splitlines()}
+    for name in ("local", "vllm"):
+        writes, rewards = lines[name].split("with a reward head:")
+        assert "logprobs, score, choose" in writes and "pool" in rewards and "score" not in rewards
+    assert "known when that is met" in lines["openai"] and "token_keyed" in lines["scripted"]
+    assert "continue_turn" in lines["recorded"] and "logprobs" not in lines["recorded"]
 
 
 def test_ctrl_c_before_anything_runs_is_one_line(
