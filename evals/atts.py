@@ -10,7 +10,9 @@ on. A later turn's losses depend on what was handed over before; so of turns aft
 those go into the file whose chain had all its earlier decisions from a bank and none from a coin.
 
 A report has a row for each turn and one for all: the rate that was achieved, the nominal one with
-its 95 % interval from the beta-binomial law, and whether the first lies within the second. The law
+its 95 % interval from the beta-binomial law, and whether the first lies within the second. By bank
+is the rate without the coins of a bank that was too small, and the sizes of the banks that decided.
+The law
 takes chunks as exchangeable. Those of one problem are alike, so that its interval is too narrow
 wherever a bank is not of the question itself; beside it stands an interval of the achieved rate
 that resamples problems.
@@ -57,7 +59,8 @@ class Decision:
 @dataclass(frozen=True, slots=True)
 class Row:
     """Rates of one turn (None: of all). interval: of the nominal rate; over_problems: of the
-    achieved one. coin: decisions by a coin."""
+    achieved one. coin: decisions by a coin. by_bank: takeovers that a bank decided, and sizes: of
+    the smallest and of the largest such bank (None: no bank decided)."""
 
     label: str
     turn: int | None
@@ -67,10 +70,17 @@ class Row:
     nominal: float
     interval: tuple[float, float] | None
     over_problems: Estimate
+    by_bank: int = 0
+    sizes: tuple[int, int] | None = None
 
     @property
     def rate(self) -> float:
         return self.takeovers / self.chunks
+
+    @property
+    def bank_rate(self) -> float | None:
+        """The rate of the decisions that no coin made; None where there is none."""
+        return None if self.sizes is None else self.by_bank / (self.chunks - self.coin)
 
     @property
     def within(self) -> bool | None:
@@ -185,6 +195,8 @@ def _row(
     by_bank = Counter((_bank(d, kind), None if d.p is None else d.bank) for d in decisions)
     groups = [Group(m, n) for (_, n), m in by_bank.items()]
     expected = sum(group.expected(rho) for group in groups) / len(decisions)
+    ranked = [d for d in decisions if d.p is not None]
+    sizes = [d.bank for d in ranked]
     return Row(
         label=label,
         turn=turn,
@@ -194,6 +206,8 @@ def _row(
         nominal=expected if known else rho,
         interval=interval(rho, groups) if known else None,
         over_problems=over,
+        by_bank=sum(d.takeover for d in ranked),
+        sizes=(min(sizes), max(sizes)) if sizes else None,
     )
 
 
@@ -236,27 +250,31 @@ def _json(path: Path) -> Any:
         raise DataError(f"{path} cannot be read: {error}") from None
 
 
-def rich_table(rows: Sequence[Row], *, turns: bool = True) -> Table:
-    """The rows for a terminal, those of single turns as well or not; below them, which of all
-    lie outside their interval."""
+def rich_table(rows: Sequence[Row], *, compact: bool = False) -> Table:
+    """The rows for a terminal; below them, which lie outside their interval.
+
+    compact: a configuration's name stands at its first row alone.
+    """
     outside = "; ".join(row.name for row in rows if row.within is False)
     caption = f"outside their interval: {outside}" if outside else "all rows are within"
     table = Table(caption=Text(caption))
-    for name in ("configuration", "turn", "chunks", "coin", "achieved", "nominal", "within?"):
+    titles = ("configuration", "turn", "chunks", "coin", "achieved", "nominal", "within?")
+    for name in (*titles, "by bank", "bank"):
         table.add_column(name, justify="left" if name == "configuration" else "right")
-    for row in rows:
-        if row.turn is not None and not turns:
-            continue
+    for before, row in zip((None, *rows), rows, strict=False):
         low, high = row.interval or (math.nan, math.nan)
         over = row.over_problems
+        told = compact and before is not None and before.label == row.label
         table.add_row(
-            row.label,
+            "" if told else row.label,
             "all" if row.turn is None else str(row.turn),
             str(row.chunks),
             str(row.coin),
             f"{row.rate:.4f} [{over.low:.4f}, {over.high:.4f}]",
             f"{row.nominal:.4f}" + (f" [{low:.4f}, {high:.4f}]" if row.interval else ""),
             {True: "yes", False: "NO", None: "-"}[row.within],
+            "-" if row.bank_rate is None else f"{row.bank_rate:.4f}",
+            "-" if row.sizes is None else "-".join(map(str, dict.fromkeys(row.sizes))),
         )
     return table
 
@@ -272,7 +290,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     write.add_argument("--label", help="of the configuration, where the run holds several")
     show = commands.add_parser("report", help="achieved and nominal takeover rates")
     show.add_argument("runs", type=Path, nargs="+")
-    show.add_argument("--into", type=Path, help="a Markdown file with markers `atts`, for totals")
+    show.add_argument("--into", type=Path, help="a Markdown file with markers `atts`")
     given = parser.parse_args(arguments)
     console = Console()
     if given.command == "bank":
@@ -286,7 +304,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise DataError("no record holds decisions of ATTS; was `chain_policy: atts` run here?")
     console.print(rich_table(rows))
     if given.into:
-        markdown.place(given.into, "atts", rich_table(rows, turns=False), "reasoning.evals.atts")
+        markdown.place(given.into, "atts", rich_table(rows, compact=True), "reasoning.evals.atts")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ is how often the draft was accepted and how much was read again; a real pair has
 
 A request takes one pass over what it prefills, and one pass a token it decodes; so a request that
 decodes is charged one pass too many, the same for every policy. Chains of one problem are taken to
-run alone, one after the other: with more chains in a batch a pass costs each of them less.
+run alone, one after the other: with more chains in a batch a pass costs each of them less. What
+verifiers read is one pass of the model `--verifier` each, on the same devices.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from reasoning.evals import markdown, records
 from reasoning.evals import table as tables
 from reasoning.evals.table import Row
 
-COSTS = ("seconds", "policy.tokens", "draft.tokens")
+COSTS = ("seconds", "policy.tokens", "draft.tokens", "verifier_passes")
 # What `ModelShape` needs of published models, from their config.json.
 SHAPES: dict[str, dict[str, Any]] = {
     "QwQ-32B": {
@@ -59,27 +60,42 @@ SHAPES: dict[str, dict[str, Any]] = {
         "intermediate_size": 8960,
         "vocab_size": 151936,
     },
+    "Qwen2.5-Math-PRM-7B": {
+        "hidden_size": 3584,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+        "intermediate_size": 18944,
+        "vocab_size": 3586,  # its head is a layer of 3584 and two labels, in place of a vocabulary
+    },
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Target and draft, in the roles `policy` and `draft`; both on the same devices."""
+    """Target and draft, in the roles `policy` and `draft`, and the verifier, in all others; on the
+    same devices."""
 
     target: Roofline
     draft: Roofline
+    verifier: Roofline
 
     @classmethod
-    def named(cls, target: str, draft: str, hardware: str, devices: int = 1) -> Pair:
+    def named(
+        cls,
+        target: str,
+        draft: str,
+        hardware: str,
+        devices: int = 1,
+        verifier: str = "Qwen2.5-Math-PRM-7B",
+    ) -> Pair:
         """Raises ConfigError for a model or hardware that is not known."""
-        for name, known in ((target, SHAPES), (draft, SHAPES), (hardware, HARDWARE)):
+        models = (target, draft, verifier)
+        for name, known in (*((model, SHAPES) for model in models), (hardware, HARDWARE)):
             if name not in known:
                 raise ConfigError(f"{name!r} is not known; known are {', '.join(known)}")
         return cls(
-            *(
-                Roofline(ModelShape.from_config(SHAPES[n]), hardware, devices)
-                for n in (target, draft)
-            )
+            *(Roofline(ModelShape.from_config(SHAPES[n]), hardware, devices) for n in models)
         )
 
     @property
@@ -88,16 +104,21 @@ class Pair:
         return self.draft.seconds(1, 0) / self.target.seconds(1, 0)
 
     def seconds(self, roles: Mapping[str, Mapping[str, float]]) -> float:
-        """Of a problem's work, by role as in a result record. Other roles take no time."""
+        """Of a problem's work, by role as in a result record."""
         models = {"policy": self.target, "draft": self.draft}
-        return sum(_seconds(models[r], usage) for r, usage in roles.items() if r in models)
+        own = ("asks", "tokens", "prefill", "cached")
+        passes = ("verifier_passes", "verifier_tokens", "verifier_prefill", "verifier_cached")
+        return sum(
+            _seconds(models.get(role, self.verifier), *(usage.get(name, 0) for name in names))
+            for role, usage in roles.items()
+            for names in (own, passes)
+        )
 
 
-def _seconds(model: Roofline, usage: Mapping[str, float]) -> float:
-    asks = usage.get("asks", 0)
+def _seconds(model: Roofline, asks: float, tokens: float, prefill: float, cached: float) -> float:
     if not asks:
         return 0.0
-    tokens, prefill, cached = (usage.get(k, 0) / asks for k in ("tokens", "prefill", "cached"))
+    tokens, prefill, cached = tokens / asks, prefill / asks, cached / asks
     context = cached + prefill
     decoding = tokens * model.seconds(1, context + tokens / 2)
     return asks * (model.seconds(prefill, cached) + decoding)
@@ -114,12 +135,13 @@ def rows(found: Iterable[Mapping[str, Any]], pair: Pair, baseline: str) -> list[
 
 def table(made: Sequence[Row], title: str) -> Table:
     drawn = Table(title=Text(title))
-    for name in ("strategy", "n", "target tokens", "draft tokens", "predicted s", "ratio [95 %]"):
+    amounts = ("target tokens", "draft tokens", "verifier passes")
+    for name in ("strategy", "n", *amounts, "predicted s", "ratio [95 %]"):
         drawn.add_column(Text(name), justify="left" if name == "strategy" else "right")
     for row in made:
-        amounts = [len(row.scores), row.cost("policy.tokens"), row.cost("draft.tokens")]
+        spent = [len(row.scores), *(row.cost(name) for name in COSTS[1:])]
         shown = tables.ratio(row.ratios["seconds"]) if row.ratios else "1"
-        texts = [tables.printable(row.label), *(f"{amount:,.0f}" for amount in amounts)]
+        texts = [tables.printable(row.label), *(f"{amount:,.0f}" for amount in spent)]
         drawn.add_row(*map(Text, (*texts, f"{row.cost('seconds'):.3g}", shown)))
     return drawn
 
@@ -132,14 +154,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--baseline", required=True, help="label of the row to compare with")
     parser.add_argument("--target", default="QwQ-32B", help=", ".join(SHAPES))
     parser.add_argument("--draft", default="DeepSeek-R1-Distill-Qwen-1.5B")
+    parser.add_argument("--verifier", default="Qwen2.5-Math-PRM-7B")
     parser.add_argument("--hardware", default="H100-SXM", help=", ".join(HARDWARE))
     parser.add_argument("--devices", type=int, default=1)
     parser.add_argument("--into", type=Path, help="a Markdown file with markers `roofline`")
     given = parser.parse_args(arguments)
-    pair = Pair.named(given.target, given.draft, given.hardware, given.devices)
+    pair = Pair.named(given.target, given.draft, given.hardware, given.devices, given.verifier)
     title = (
-        f"predicted by roofline: {given.target} with {given.draft} on {given.devices} x "
-        f"{given.hardware}, t_draft/t_target = {pair.token_ratio:.3f}"
+        f"predicted by roofline: {given.target} with {given.draft}, verified by {given.verifier}, "
+        f"on {given.devices} x {given.hardware}, t_draft/t_target = {pair.token_ratio:.3f}"
     )
     drawn = table(rows(records.read(given.runs), pair, given.baseline), title)
     Console().print(drawn)

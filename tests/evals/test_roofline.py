@@ -65,6 +65,20 @@ def test_work_of_the_draft_costs_its_share_and_readings_one_pass_each() -> None:
     assert half.ratios["seconds"].value == pytest.approx(101 / 201, rel=0.01)
 
 
+def test_verifier_passes_take_the_time_of_their_model() -> None:
+    # 28 layers, and a head of two labels in place of a vocabulary.
+    assert PAIR.verifier.shape.parameters == pytest.approx(6.5e9, rel=0.02)
+    base = {"policy": {"tokens": 100, "prefill": 20, "asks": 1}}
+    passes = {"verifier_passes": 10, "verifier_prefill": 50, "verifier_cached": 1000}
+    took = PAIR.seconds({**base, "verifier": passes}) - PAIR.seconds(base)
+    assert took == pytest.approx(10 * PAIR.verifier.seconds(5, 100))
+    written = {**passes, "verifier_tokens": 20}
+    more = PAIR.seconds({**base, "judge": written}) - PAIR.seconds(base)
+    assert more == pytest.approx(took + 20 * PAIR.verifier.seconds(1, 106))
+    small = Pair.named("QwQ-32B", "QwQ-32B", "H100-SXM", 1, "DeepSeek-R1-Distill-Qwen-1.5B")
+    assert 0 < small.seconds({"verifier": passes}) < took
+
+
 def test_what_is_not_known_is_named() -> None:
     with pytest.raises(ConfigError, match="'GPT-9' is not known; known are QwQ-32B"):
         Pair.named("GPT-9", "QwQ-32B", "H100-SXM")
