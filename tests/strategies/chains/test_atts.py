@@ -2,7 +2,9 @@
 
 The laws themselves (3.8.1, 2, 3, 6, 7, 8) are in test_conformal.py, and the virtual-time makespans
 (3.8.11) in tests/evals/test_atts_report.py. 3.8.12 cannot be a test: the public bank and log that
-it reads are not part of the project's data, whose transcripts hold no log-probabilities.
+it reads are not part of the project's data, whose transcripts hold no log-probabilities. The hard
+cap B for each (question, turn) of 3.7 is no setting: with it a chain's decision would depend on the
+other chains, which 3.8.4 forbids; how many takeovers a group has follows 3.8.6 and 7.
 """
 
 from __future__ import annotations

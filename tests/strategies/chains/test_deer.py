@@ -193,6 +193,18 @@ def test_deer_pro_keeps_to_a_budget_and_replays(tokens: int, tmp_path: Path) -> 
     assert results[0] == results[1] and TEXT.startswith(chains[0].text)
 
 
+def test_deer_4_5_3_a_share_of_the_room_for_thinking_is_budget_forcing_around_it() -> None:
+    """The share of 0.6 to 0.9 is no setting of DEER's: it is composed."""
+    share = int(0.6 * 100)
+    spec = {"name": "budget_forcing", "max_thinking": share, "inner": deer(threshold=0.95)}
+    text = "one. Wait, two. Wait, three, and on and on and on and on and on"
+    (chain,), solution = write(Asked([text], unsure), spec, max_tokens=100)
+    assert solution.usage.probe > 0 and forced(solution) == ["max"]
+    assert len(chain.text.partition(TAG)[0].rstrip("\n")) <= share
+    (_,), exits = write(Asked([text], sure), spec, max_tokens=100)
+    assert forced(exits) == ["confident"]
+
+
 @pytest.mark.parametrize("most", [1, 3, 10])
 def test_deer_4_5_3_so_many_judgements_and_no_more(most: int) -> None:
     text = "Wait, no. " * 15 + TAG
