@@ -2,7 +2,7 @@
 
     python -m reasoning.evals.makespan measure --out runs/times.json
     python -m reasoning.evals.makespan play runs/times.json --chains 4 16 64
-    python -m reasoning.evals.makespan real --chains 4 16 64
+    python -m reasoning.evals.makespan real --chains 4 16 64 --bank runs/atts-bank.json
 
 `measure` decodes chunks of the real draft and target and scores them, one at a time, and keeps the
 seconds of each. `play` runs the two chain policies themselves over a virtual clock: each chunk,
@@ -11,6 +11,10 @@ and turn in both. Slots bound how many chunks a model works on at once, as batch
 time does not depend on how many are in work beside it, which a real engine's does.
 
 `real` runs both on the models themselves, by turns in alternating order, and takes the wall clock.
+
+One problem alone has no earlier rounds to learn from: without `--bank`, ATTS's takeovers are coins
+of probability rho. With a bank file they are decisions. In `play` the losses are then drawn from
+it, of all turns alike; `real` samples as it was calibrated.
 """
 
 from __future__ import annotations
@@ -18,15 +22,18 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
+import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from reasoning.cli import end_with
 from reasoning.engines.base import (
@@ -43,12 +50,15 @@ from reasoning.engines.base import (
 from reasoning.engines.scripted import Line, ScriptedEngine, VirtualTimeLoop
 from reasoning.errors import ConfigError, DataError
 from reasoning.evals import markdown
+from reasoning.evals.atts import SAMPLING
 from reasoning.evals.tasks import Countdown
-from reasoning.problem import Problem
+from reasoning.problem import Problem, Solution
 from reasoning.randomness import key, uniform
 from reasoning.solver import Solver, engine
+from reasoning.strategies.chains.banks import BankFile
 
 Mode = Literal["atts", "atts_sync"]
+UNBOUNDED = 1 << 20
 CHUNK = 8  # tokens of a chunk in a played run; its time is what was measured, whatever its length
 
 
@@ -77,12 +87,20 @@ class Times(BaseModel):
 class TimedEngine(ScriptedEngine):
     """A model that says letters, and takes measured times to say or score a chunk.
 
-    Which time, and which loss a chunk has, is a function of the chain and the place in it.
+    Which time, and which loss a chunk has, is a function of the chain and the place in it. losses:
+    what they are drawn from; none are uniform in [0, 1).
     """
 
-    def __init__(self, name: str, say: list[float], score: list[float], slots: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        say: list[float],
+        score: list[float],
+        slots: int,
+        losses: Sequence[float] = (),
+    ) -> None:
         super().__init__(name, script=lambda prompt, stream: Line(str(stream) * 100, ends=False))
-        self._say, self._score = say, score
+        self._say, self._score, self._losses = say, score, losses
         self._free = asyncio.Semaphore(slots)
 
     async def sample(self, request: SampleRequest, sink: Sink | None = None) -> SampleReply:
@@ -96,7 +114,8 @@ class TimedEngine(ScriptedEngine):
         chain, place = key(self.tokenizer.decode(continuation_ids)), len(prefix_ids)
         async with self._free:
             await asyncio.sleep(_drawn(self._score, chain, place))
-        loss = float(uniform(key("loss", chain), place))
+        luck = float(uniform(key("loss", chain), place))
+        loss = self._losses[int(luck * len(self._losses))] if self._losses else luck
         scores = tuple(TokenLogprob(-loss) for _ in continuation_ids)
         return ScoreReply(scores, EngineUsage(prefill=place + len(continuation_ids)))
 
@@ -106,47 +125,90 @@ def _drawn(times: list[float], stream: int, place: int) -> float:
 
 
 @dataclass(frozen=True, slots=True)
+class Made:
+    """seconds: until the last of a problem's chains was written. takeovers: by the target."""
+
+    seconds: float
+    takeovers: int
+
+    @classmethod
+    def of(cls, solution: Solution) -> Made:
+        decisions = solution.trace.of("decision")
+        return cls(solution.seconds, sum(event.data["takeover"] for event in decisions))
+
+
+Pair = tuple[Made, Made]  # asynchronous and synchronous
+
+
+@dataclass(frozen=True, slots=True)
 class Play:
-    """chains, turns, rho: of the run. slots: chunks that a model works on at once."""
+    """chains, turns, rho: of the run. slots: chunks that a model works on at once. bank: a file of
+    losses that ATTS's are compared with."""
 
     chains: int
     turns: int = 15
     rho: float = 0.25
-    draft_slots: int = 1 << 20
-    target_slots: int = 1 << 20
+    draft_slots: int = UNBOUNDED
+    target_slots: int = UNBOUNDED
+    bank: Path | None = None
 
     def solver(
-        self, mode: Mode, models: dict[str, Engine], draft: int, target: int, seed: int
+        self,
+        mode: Mode,
+        models: dict[str, Engine],
+        draft: int,
+        target: int,
+        seed: int,
+        sampling: Sampling | None = None,
+        **bank: Any,
     ) -> Solver:
         """One problem's chains by a policy, with chunks of so many tokens."""
-        return Solver(
-            models,
-            strategy={"name": "majority", "n": self.chains},
-            chain_policy={
-                "name": mode,
-                "rho": self.rho,
-                "turns": self.turns,
-                "draft_tokens": draft,
-                "target_tokens": target,
-            },
-            seed=seed,
-        )
+        policy: dict[str, Any] = {"name": mode, "rho": self.rho, "turns": self.turns}
+        policy |= {"draft_tokens": draft, "target_tokens": target}
+        if mode == "atts" and bank:
+            policy |= {"calibration": "frozen", **bank}
+        strategy = {"name": "majority", "n": self.chains}
+        return Solver(models, strategy=strategy, chain_policy=policy, sampling=sampling, seed=seed)
 
     def makespan(self, mode: Mode, times: Times, seed: int = 0) -> float:
         """Seconds until the last of the chains is written, in virtual time."""
+        return self.played(mode, times, seed).seconds
+
+    def played(self, mode: Mode, times: Times, seed: int = 0) -> Made:
         for name, value in (("chains", self.chains), ("turns", self.turns)):
             if value < 1:
                 raise ConfigError(f"{name} must be at least 1, not {value}")
 
-        async def main() -> float:
-            target = TimedEngine("target", times.target, times.verify, self.target_slots)
+        async def main(**bank: Any) -> Made:
+            target = TimedEngine("target", times.target, times.verify, self.target_slots, losses)
             draft = TimedEngine("draft", times.draft, times.verify, self.draft_slots)
-            solver = self.solver(mode, {"policy": target, "draft": draft}, CHUNK, CHUNK, seed)
+            models: dict[str, Engine] = {"policy": target, "draft": draft}
+            solver = self.solver(mode, models, CHUNK, CHUNK, seed, **bank)
             never = Problem("p", ({"role": "user", "content": "p"},), extract=lambda text: None)
-            return (await solver.asolve(never)).seconds
+            return Made.of(await solver.asolve(never))
 
-        with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
-            return runner.run(main())
+        losses: list[float] = []
+        with (
+            asyncio.Runner(loop_factory=VirtualTimeLoop) as runner,
+            tempfile.TemporaryDirectory() as folder,
+        ):
+            if self.bank is None:
+                return runner.run(main())
+            found = BankFile.load(self.bank)
+            losses += [math.inf if x is None else x for turn in found.turns for x in turn]
+            same = {
+                "models": {},
+                "weights": {},
+                "draft_tokens": CHUNK,
+                "sampling": _told(Sampling()),
+            }
+            file = Path(folder) / "bank.json"
+            found.model_copy(update=same).save(file)
+            return runner.run(main(file=str(file), bank="marginal"))
+
+
+def _told(sampling: Sampling) -> dict[str, Any]:
+    return {name: getattr(sampling, name) for name in SAMPLING}
 
 
 async def measure(
@@ -189,16 +251,19 @@ async def measure(
 
 async def real(
     models: dict[str, Engine], played: Play, draft: int, target: int, repeats: int
-) -> list[tuple[float, float]]:
-    """(async, sync) wall-clock seconds on Countdown problems, one after the other."""
-    pairs = []
+) -> list[Pair]:
+    """(async, sync) by the wall clock on Countdown problems, one after the other."""
+    pairs, sampling, bank = [], None, {}
+    if played.bank is not None:
+        sampling = Sampling(**BankFile.load(played.bank).sampling)
+        bank = {"file": str(played.bank)}
     for number, problem in enumerate(Countdown(split="calibrate").problems(repeats + 1)):
-        seconds: dict[Mode, float] = {}
+        made: dict[Mode, Made] = {}
         modes: list[Mode] = ["atts", "atts_sync"]
         for mode in modes if number % 2 else reversed(modes):
-            solver = played.solver(mode, models, draft, target, number)
-            seconds[mode] = (await solver.asolve(problem)).seconds
-        pairs.append((seconds["atts"], seconds["atts_sync"]))
+            solver = played.solver(mode, models, draft, target, number, sampling, **bank)
+            made[mode] = Made.of(await solver.asolve(problem))
+        pairs.append((made["atts"], made["atts_sync"]))
     return pairs[1:]  # the first pair warms up
 
 
@@ -223,8 +288,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     take.add_argument("--out", type=Path, required=True)
     play = commands.add_parser("play", help="makespans in virtual time")
     play.add_argument("times", type=Path)
-    play.add_argument("--draft-slots", type=int, default=1 << 20)
-    play.add_argument("--target-slots", type=int, default=1 << 20)
+    play.add_argument("--draft-slots", type=int, default=UNBOUNDED)
+    play.add_argument("--target-slots", type=int, default=UNBOUNDED)
     race = commands.add_parser("real", help="makespans on real models")
     for command in (take, race):
         command.add_argument("--policy", default="local/countdown-policy")
@@ -236,6 +301,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         command.add_argument("--turns", type=int, default=15)
         command.add_argument("--rho", type=float, default=0.25)
         command.add_argument("--repeats", type=int, default=10)
+        command.add_argument(
+            "--bank", type=Path, help="of `evals.atts bank`; without, coins decide"
+        )
         command.add_argument(
             "--into", type=Path, help="a Markdown file with markers `makespan-play`, `...-real`"
         )
@@ -252,47 +320,54 @@ def main(arguments: Sequence[str] | None = None) -> None:
         markdown.place(given.into, f"makespan-{given.command}", drawn, "reasoning.evals.makespan")
 
 
-def _pairs(given: argparse.Namespace) -> dict[int, list[tuple[float, float]]]:
-    """(async, sync) seconds by the number of chains."""
+def _pairs(given: argparse.Namespace) -> dict[int, list[Pair]]:
+    """(async, sync) by the number of chains."""
+    played = Play(1, given.turns, given.rho, bank=given.bank)
     if given.command == "real":
         models = {"policy": engine(given.policy), "draft": engine(given.draft)}
+        sizes = (given.draft_tokens, given.target_tokens)
         return {
-            chains: asyncio.run(
-                real(
-                    models,
-                    Play(chains, given.turns, given.rho),
-                    given.draft_tokens,
-                    given.target_tokens,
-                    given.repeats,
-                )
-            )
+            chains: asyncio.run(real(models, replace(played, chains=chains), *sizes, given.repeats))
             for chains in given.chains
         }
     times, found = Times.load(given.times), {}
+    played = replace(played, draft_slots=given.draft_slots, target_slots=given.target_slots)
     for chains in given.chains:
-        played = Play(chains, given.turns, given.rho, given.draft_slots, given.target_slots)
+        one = replace(played, chains=chains)
         found[chains] = [
-            (played.makespan("atts", times, seed), played.makespan("atts_sync", times, seed))
+            (one.played("atts", times, seed), one.played("atts_sync", times, seed))
             for seed in range(given.repeats)
         ]
     return found
 
 
-def _table(given: argparse.Namespace, found: dict[int, list[tuple[float, float]]]) -> Table:
+def _table(given: argparse.Namespace, found: dict[int, list[Pair]]) -> Table:
+    told = [
+        f"rho {given.rho:g}, {given.turns} turns, means of {given.repeats}",
+        "takeovers async / sync",
+    ]
+    if given.command == "play":
+        for model in ("draft", "target"):
+            slots = getattr(given, f"{model}_slots")
+            told.append(f"{model} slots {'unbounded' if slots == UNBOUNDED else slots}")
+    told.append(f"frozen bank {given.bank}" if given.bank else "no bank: coins decide")
     kind = "virtual" if given.command == "play" else "wall-clock"
-    table = Table(
-        "chains", "async s", "sync s", "sync / async", "lowest", "highest", title=f"{kind} seconds"
-    )
+    table = Table(title=f"{kind} seconds", caption=Text("; ".join(told)))
+    seconds = ("async s", "sync s", "sync / async", "lowest", "highest")
+    for name in ("chains", *seconds, "takeovers"):
+        table.add_column(name, justify="right")
     for chains, pairs in found.items():
-        ratios = sorted(sync / async_ for async_, sync in pairs)
-        means = [sum(values) / len(pairs) for values in zip(*pairs, strict=True)]
+        ratios = sorted(sync.seconds / async_.seconds for async_, sync in pairs)
+        ours, theirs = zip(*pairs, strict=True)
+        means = [sum(made.seconds for made in all_) / len(pairs) for all_ in (ours, theirs)]
+        taken = [sum(made.takeovers for made in all_) / len(pairs) for all_ in (ours, theirs)]
         table.add_row(
             str(chains),
-            f"{means[0]:.3f}",
-            f"{means[1]:.3f}",
+            *(f"{mean:.3f}" for mean in means),
             f"{means[1] / means[0]:.2f}",
             f"{ratios[0]:.2f}",
             f"{ratios[-1]:.2f}",
+            " / ".join(f"{mean:.1f}" for mean in taken),
         )
     return table
 

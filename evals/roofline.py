@@ -91,7 +91,8 @@ class Pair:
     ) -> Pair:
         """Raises ConfigError for a model or hardware that is not known."""
         models = (target, draft, verifier)
-        for name, known in (*((model, SHAPES) for model in models), (hardware, HARDWARE)):
+        asked = [(model, list(SHAPES)) for model in models]
+        for name, known in (*asked, (hardware, list(HARDWARE))):
             if name not in known:
                 raise ConfigError(f"{name!r} is not known; known are {', '.join(known)}")
         return cls(

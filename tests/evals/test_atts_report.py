@@ -53,6 +53,27 @@ def test_a_report_has_a_row_for_each_turn_and_one_for_all(run: Path) -> None:
     # Every loss is equal here, so that luck alone decides, with the exact probability.
     assert online.within and abs(online.rate - online.nominal) < 0.12
     assert barrier.rate == 0.25 and barrier.interval is None and barrier.within is None
+    # Without the coins, and how large the banks were that decided.
+    decided = [
+        d
+        for record in records.read([run])
+        for d in record.get("decisions", ())
+        if d["p"] is not None and record["chain_policy"]["name"] == "atts"
+    ]
+    assert online.bank_rate == sum(d["takeover"] for d in decided) / len(decided)
+    assert len(decided) == online.chunks - online.coin and online.sizes == (24, 72)
+    assert barrier.bank_rate is None and barrier.sizes is None
+
+
+def test_a_document_has_the_rows_of_turns_too(run: Path, tmp_path: Path) -> None:
+    document = tmp_path / "doc.md"
+    document.write_text("<!-- table:atts -->\n<!-- /table:atts -->\n")
+    atts.main(["report", str(run), "--into", str(document)])
+    cells = [line.split("|")[1:3] for line in document.read_text().splitlines() if "|" in line][2:]
+    assert [turn.strip() for _, turn in cells] == ["0", "1", "2", "all"] * 2
+    named = [label.strip() for label, _ in cells]
+    assert named[0].endswith("online") and named[4].endswith("barrier")
+    assert named[1:4] == named[5:] == ["", "", ""]
 
 
 def test_rows_outside_their_interval_are_named(
@@ -91,6 +112,7 @@ def test_a_bank_file_of_a_run_can_be_frozen(run: Path, tmp_path: Path) -> None:
     assert [row.coin for row in rows] == [0] * 4
     banks = {d["bank"] for r in records.read([tmp_path / "frozen"]) for d in r["decisions"]}
     assert banks == {96, 72}
+    assert [row.sizes for row in rows] == [(96, 96), (72, 72), (72, 72), (72, 96)]
     with pytest.raises(ConfigError, match="draft_tokens"):
         (tmp_path / "other.yaml").write_text(text.replace('"draft_tokens": 3', '"draft_tokens": 4'))
         Recipe.load(tmp_path / "other.yaml")
@@ -211,6 +233,25 @@ def test_3_8_11_slots_bound_what_is_worked_on_at_once() -> None:
     assert bound > 11 > free
 
 
+def test_a_bank_decides_in_a_played_run(tmp_path: Path) -> None:
+    """Losses that are those of the bank: the rate is rho, as by coins, but by ranks."""
+    losses: list[list[float | None]] = [[0.01 * i for i in range(1, 100)], [1.5, None]]
+    bank = BankFile(
+        models={"policy": "local/a"}, draft_tokens=32, sampling={}, rho=0.25, task="t", split="s",
+        turns=losses,
+    )  # fmt: skip
+    bank.save(tmp_path / "bank.json")
+    times = spread(0.5)
+    banked = [Play(8, 10, bank=tmp_path / "bank.json").played("atts", times, s) for s in range(5)]
+    coins = [Play(8, 10).played("atts", times, seed) for seed in range(5)]
+    assert banked != coins
+    for made in (banked, coins):
+        # 400 decisions: 0.25 within 4 standard deviations.
+        assert sum(one.takeovers for one in made) / 400 == pytest.approx(0.25, abs=0.09)
+    barrier = Play(8, 10, bank=tmp_path / "bank.json").played("atts_sync", times)
+    assert barrier.takeovers == 20
+
+
 def test_chunk_times_are_measured_and_played(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -223,11 +264,20 @@ def test_chunk_times_are_measured_and_played(
     path = tmp_path / "times.json"
     path.write_text(times.model_dump_json())
     makespan.main(["play", str(path), "--chains", "2", "--turns", "3", "--repeats", "2"])
-    assert "sync / async" in capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
+    assert "takeovers" in said and "rho 0.25, 3 turns" in said and "coins decide" in said
     one = {"--policy": "local/countdown-policy", "--draft": "local/countdown-policy"}
     chosen = [part for pair in one.items() for part in pair]
     makespan.main(["real", *chosen, "--chains", "2", "--turns", "2", "--repeats", "1"])
     assert "wall-clock seconds" in capsys.readouterr().out
+    made = {"models": {"policy": one["--policy"], "draft": one["--draft"]}, "draft_tokens": 32}
+    sampling = {"temperature": 0.6, "top_p": 1.0, "top_k": 0, "min_p": 0.0}
+    losses = [[0.1 * i for i in range(20)]]
+    bank = BankFile(**made, sampling=sampling, rho=0.5, task="t", split="s", turns=losses)
+    bank.save(tmp_path / "bank.json")
+    small = ["--chains", "2", "--turns", "2", "--repeats", "1", "--rho", "0.5"]
+    makespan.main(["real", *chosen, *small, "--bank", str(tmp_path / "bank.json")])
+    assert "frozen bank" in " ".join(capsys.readouterr().out.split())
     with pytest.raises(DataError, match="measure"):
         Times.load(tmp_path / "none.json")
     with pytest.raises(ConfigError, match="chains"):
