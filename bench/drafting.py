@@ -53,7 +53,7 @@ async def run(policy: Engine, draft: Engine, rounds: int, problems: int, max_tok
         "drafting",
         f"Chain policies with a draft against plain decoding, {policy.name} with {draft.name}, "
         f"{STRATEGY['n']} chains of at most {max_tokens} tokens a problem, {problems} problems at "
-        f"once, {rounds} alternating rounds",
+        "once",
         (
             "chain policy",
             "seconds",

@@ -159,7 +159,7 @@ async def run(rounds: int, concurrency: tuple[int, ...] = CONCURRENCY) -> Table:
     table = Table(
         "embedded",
         f"The embedded engine on the same requests as vLLM and Transformers, fp32, threads: "
-        f"{threads}, {rounds} alternating rounds",
+        f"{threads}",
         (
             "requests at once",
             "engine",

@@ -75,7 +75,7 @@ async def run(
     table = Table(
         "overhead",
         f"Chain policies that never act against plain streaming, {concurrency} chains at once, "
-        f"of at most {max_tokens} tokens, {pairs} alternating rounds",
+        f"of at most {max_tokens} tokens",
         (
             "engine",
             "chain policy",

@@ -39,16 +39,26 @@ async def alternate(
     contenders: Mapping[str, Callable[[], Awaitable[S]]], rounds: int
 ) -> dict[str, list[S]]:
     """`rounds` samples of each. Odd rounds go backwards (A B, B A, ...), so that a machine that
-    warms up or slows down favours nobody. One round before them is thrown away."""
+    warms up or slows down favours nobody. One round before them is thrown away.
+
+    Ctrl-C ends it with the rounds that are whole, if they are two or more: what was measured is not
+    lost."""
     names = list(contenders)
     found: dict[str, list[S]] = {name: [] for name in names}
-    for number in range(-1, rounds):
-        for name in names if number % 2 else reversed(names):
-            gc.collect()  # nobody pays for another's garbage
-            sample = await contenders[name]()
-            await asyncio.sleep(0.05)
-            if number >= 0:
-                found[name].append(sample)
+    try:
+        for number in range(-1, rounds):
+            for name in names if number % 2 else reversed(names):
+                gc.collect()  # nobody pays for another's garbage
+                sample = await contenders[name]()
+                await asyncio.sleep(0.05)
+                if number >= 0:
+                    found[name].append(sample)
+    except asyncio.CancelledError:
+        whole, task = min(map(len, found.values())), asyncio.current_task()
+        if whole < 2 or task is None:
+            raise
+        task.uncancel()
+        return {name: samples[:whole] for name, samples in found.items()}
     return found
 
 

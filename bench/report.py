@@ -38,7 +38,8 @@ class Row:
 
 @dataclass(slots=True)
 class Table:
-    """name: of its files, and of the markers in a document."""
+    """name: of its files, and of the markers in a document. Its heading is the title with how many
+    rounds the rows were measured in."""
 
     name: str
     title: str
@@ -49,8 +50,14 @@ class Table:
     def add(self, row: Row) -> None:
         self.rows.append(row)
 
+    @property
+    def heading(self) -> str:
+        rounds = sorted({len(row.data["samples"]) for row in self.rows if "samples" in row.data})
+        said = " or ".join(map(str, rounds))
+        return f"{self.title}, {said} alternating rounds" if rounds else self.title
+
     def rich(self) -> RichTable:
-        table = RichTable(title=self.title, caption="\n".join([_conditions(), *self.notes]))
+        table = RichTable(title=self.heading, caption="\n".join([_conditions(), *self.notes]))
         for column in self.columns:
             table.add_column(column, overflow="fold")
         for row in self.rows:
@@ -58,7 +65,7 @@ class Table:
         return table
 
     def markdown(self) -> str:
-        lines = [f"{self.title}:", ""]
+        lines = [f"{self.heading}:", ""]
         lines += [f"| {' | '.join(self.columns)} |", "|" + "---|" * len(self.columns)]
         lines += [f"| {' | '.join(row.cells)} |" for row in self.rows]
         for note in (_conditions(), *self.notes):

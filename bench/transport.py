@@ -155,7 +155,7 @@ async def run(
     table = Table(
         f"transport-{server.split()[0].lower()}",
         f"A strategy against a raw aiohttp loop, {server}: {CHAINS} chains of {TOKENS} tokens a "
-        f"request, {pairs} alternating pairs",
+        "request",
         (
             "requests at once",
             "what",

@@ -98,8 +98,7 @@ async def run(
     table = Table(
         "utilisation",
         f"Policy tokens and scored tokens a second of searches against best-of-N, {policy.name}, "
-        f"{concurrency} problems at once, chains of at most {max_tokens} tokens, "
-        f"{rounds} alternating rounds",
+        f"{concurrency} problems at once, chains of at most {max_tokens} tokens",
         (
             "strategy",
             "tokens/s",

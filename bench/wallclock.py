@@ -63,7 +63,7 @@ async def run(
     table = Table(
         "wallclock",
         f"Searches against best-of-{n}, {policy.name}, {problems} problems at once, chains of at "
-        f"most {max_tokens} tokens, {rounds} alternating rounds",
+        f"most {max_tokens} tokens",
         (
             "strategy",
             "seconds",

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -37,6 +39,27 @@ def test_contenders_alternate_and_the_first_round_is_thrown_away() -> None:
     assert made["a"][0].rate == 50 and made["a"][0].cpu_ms == 250
 
 
+@pytest.mark.parametrize("stopped_at", [4, 7])
+def test_what_was_measured_is_not_lost_with_ctrl_c(stopped_at: int) -> None:
+    """Of rounds of two, the first is thrown away, and the one that Ctrl-C cuts is not whole."""
+    measured = 0
+
+    async def measure() -> Sample:
+        nonlocal measured
+        measured += 1
+        if measured > stopped_at:
+            os.kill(os.getpid(), signal.SIGINT)
+            await asyncio.sleep(10)
+        return Sample(tokens=1, requests=1, seconds=1.0, cpu=0.0)
+
+    if stopped_at == 4:  # one whole round is no comparison
+        with pytest.raises(KeyboardInterrupt):
+            asyncio.run(alternate({"a": measure, "b": measure}, 9))
+    else:
+        made = asyncio.run(alternate({"a": measure, "b": measure}, 9))
+        assert [len(samples) for samples in made.values()] == [2, 2]
+
+
 def test_time_is_shared_out_once() -> None:
     found = bounds.shares(
         [
@@ -63,6 +86,7 @@ def test_a_table_goes_to_files_and_shows_its_notes(tmp_path: Path) -> None:
     table.add(Row(("x", "1.00"), {"samples": [Sample(1, 1, 1.0, 1.0)]}))
     table.write(tmp_path)
     text = (tmp_path / "t.md").read_text()
+    assert text.startswith("A title, 1 alternating rounds:")
     assert "| x | 1.00 |" in text and "no GPU" in text
     stored = json.loads((tmp_path / "t.json").read_text())
     assert stored["header"]["hardware"]["cores"] and stored["table"]["rows"][0]["data"]
