@@ -21,9 +21,8 @@ bench: $(VENV)/test.stamp
 
 table: $(VENV)/test.stamp
 	$(BIN)/reasoning run recipes/countdown_best_of_n.yaml
-	$(BIN)/reasoning table runs/countdown-best-of-n --baseline single --costs tokens,verifier_passes --into README.md
 	$(BIN)/reasoning run recipes/countdown_best_of_64.yaml
-	$(BIN)/reasoning table runs/countdown-best-of-n runs/countdown-best-of-64 --plot runs/accuracy.png
+	$(BIN)/reasoning table runs/countdown-best-of-n runs/countdown-best-of-64 --baseline single --costs tokens,verifier_passes --plot runs/accuracy.png --into README.md
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .
