@@ -318,6 +318,7 @@ class Context(Branch):
             ),
             layout=layout,
         )
+        # It is never there; what was in flight is listed as asked again.
         self.journal.find(key, "", {})
         self.refuse_if_stopped()
         worst, least = (pricing.worst(cost, request.size, n, 1) for n in (max_tokens, 1))

@@ -15,16 +15,11 @@ import pytest_asyncio
 
 from reasoning.engines.base import Engine, SampleRequest, Sampling, Stream
 from reasoning.errors import ConfigError, PromptError
+from tests import vllm_warnings
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
-    # vLLM and the torch it brings warn of their own future, and leave sockets to the collector.
-    pytest.mark.filterwarnings(
-        "ignore::DeprecationWarning",
-        "ignore::FutureWarning",
-        "ignore::ResourceWarning",
-        "ignore::pytest.PytestUnraisableExceptionWarning",
-    ),
+    vllm_warnings.ignored,
 ]
 
 POLICY = "countdown-policy"

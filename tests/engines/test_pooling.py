@@ -13,16 +13,12 @@ from reasoning.engines.base import Engine
 from reasoning.errors import CapabilityError
 from reasoning.naming import build
 from reasoning.registry import chain_policies, strategies
+from tests import vllm_warnings
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.vllm,
-    pytest.mark.filterwarnings(
-        "ignore::DeprecationWarning",
-        "ignore::FutureWarning",
-        "ignore::ResourceWarning",
-        "ignore::pytest.PytestUnraisableExceptionWarning",
-    ),
+    vllm_warnings.ignored,
 ]
 
 TEXTS = (

@@ -27,6 +27,7 @@ from reasoning.naming import build
 from reasoning.problem import Problem
 from reasoning.registry import verifiers
 from reasoning.strategy import Rating
+from tests import vllm_warnings
 from tests.engines.stub_server import VOCABULARY, ByteIds, Stub
 from tests.verifiers import references
 
@@ -36,12 +37,7 @@ PROBLEM = Problem("apples", ({"role": "user", "content": QUESTION},), step="\n\n
 
 vllm = [
     pytest.mark.vllm,
-    pytest.mark.filterwarnings(
-        "ignore::DeprecationWarning",
-        "ignore::FutureWarning",
-        "ignore::ResourceWarning",
-        "ignore::pytest.PytestUnraisableExceptionWarning",
-    ),
+    vllm_warnings.ignored,
 ]
 
 

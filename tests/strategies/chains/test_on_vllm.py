@@ -24,6 +24,7 @@ from reasoning.naming import build
 from reasoning.registry import chain_policies
 from reasoning.runner import Job, Runner
 from reasoning.session import Session
+from tests import vllm_warnings
 
 SPECULATIVE = {"model": "countdown-draft", "num_speculative_tokens": 5, "method": "draft_model"}
 SPEC_REASON = {"name": "spec_reason", "threshold": 7.0, "step_tokens": 48}
@@ -36,13 +37,7 @@ OFF_WITH_A_DRAFT: list[dict[str, Any]] = [
 
 pytestmark = [
     pytest.mark.vllm,
-    # vLLM and the torch it brings warn of their own future, and leave sockets to the collector.
-    pytest.mark.filterwarnings(
-        "ignore::DeprecationWarning",
-        "ignore::FutureWarning",
-        "ignore::ResourceWarning",
-        "ignore::pytest.PytestUnraisableExceptionWarning",
-    ),
+    vllm_warnings.ignored,
 ]
 
 
