@@ -135,7 +135,7 @@ def bank(folder: Path, label: str | None = None) -> BankFile:
 
     Raises DataError when the run holds none of ATTS, or more than one.
     """
-    found = _of_atts(records.read([folder]), ("atts",))
+    found = _of_atts(records.current([folder]), ("atts",))
     by_label = {name: made for name, made in found.items() if label in (None, name)}
     if len(by_label) != 1:
         raise DataError(
@@ -299,7 +299,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sizes = ", ".join(str(len(turn)) for turn in made.turns)
         console.print(f"{given.out}: losses by turn: {sizes}", markup=False, highlight=False)
         return
-    rows = report(records.read(given.runs))
+    rows = report(records.current(given.runs))
     if not rows:
         raise DataError("no record holds decisions of ATTS; was `chain_policy: atts` run here?")
     console.print(rich_table(rows))

@@ -83,7 +83,9 @@ async def run(
         summary = Summary(folder, len(asked))
         done = _finished(folder, summary, set(asked))
         _recall(runner.shared, folder, problems, configurations, names)
-        header.note_sitting(folder, configurations[0].engines, recipe.models, command)
+        header.note_sitting(
+            folder, configurations[0].engines, recipe.models, command, list(names.values())
+        )
         lanes = [lane for lane in _lanes(recipe, problems, configurations, names, done) if lane]
         left, spent = sum(map(len, lanes)), Usage()
         with interruptible(session), (folder / records.RESULTS).open("ab") as results:

@@ -101,6 +101,16 @@ def read(folders: Iterable[Path]) -> Iterator[dict[str, Any]]:
             yield found
 
 
+def current(folders: Iterable[Path]) -> Iterator[dict[str, Any]]:
+    """The records of what each folder's recipe asked for when it ran last. A recipe that was
+    changed has left others behind; where no header says which, all."""
+    for folder in folders:
+        asked = set(_last_sitting(folder).get("configurations", ()))
+        for found in read([folder]):
+            if not asked or found["configuration"] in asked:
+                yield found
+
+
 def _parsed(line: bytes) -> Any:
     try:
         return json.loads(line)
@@ -110,8 +120,16 @@ def _parsed(line: bytes) -> Any:
 
 def command(folder: Path) -> str:
     """The command that a run folder was last continued with."""
-    path = folder / "run.json"
+    found = _last_sitting(folder).get("command")
+    if not found:
+        raise DataError(f"{folder / 'run.json'} does not say which command made the run")
+    return str(found)
+
+
+def _last_sitting(folder: Path) -> dict[str, Any]:
+    """What the folder's header says of it; {} where it says nothing."""
     try:
-        return str(json.loads(path.read_text())["sittings"][-1]["command"])
-    except (OSError, ValueError, LookupError):
-        raise DataError(f"{path} does not say which command made the run") from None
+        found = json.loads((folder / "run.json").read_text())["sittings"][-1]
+    except (OSError, ValueError, LookupError, TypeError):
+        return {}
+    return found if isinstance(found, dict) else {}

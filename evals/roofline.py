@@ -165,7 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"predicted by roofline: {given.target} with {given.draft}, verified by {given.verifier}, "
         f"on {given.devices} x {given.hardware}, t_draft/t_target = {pair.token_ratio:.3f}"
     )
-    drawn = table(rows(records.read(given.runs), pair, given.baseline), title)
+    drawn = table(rows(records.current(given.runs), pair, given.baseline), title)
     Console().print(drawn)
     if given.into:
         markdown.place(given.into, "roofline", drawn, "reasoning.evals.roofline")

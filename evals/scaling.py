@@ -121,7 +121,7 @@ def _parts(lines: Sequence[bytes]) -> Iterator[tuple[Sequence[Any], Part]]:
 
 def table(folder: Path) -> Table:
     """A row for each configuration, the three measures below. Raises DataError for other runs."""
-    found = list(records.read([folder]))
+    found = list(records.current([folder]))
     policies: dict[str, Mapping[str, Any]] = {
         record["configuration"]: record["chain_policy"] for record in found
     }

@@ -229,6 +229,9 @@ def table(
         str,
         typer.Option(help="columns: fields of Usage, seconds, committed, draft.tokens, ..."),
     ] = "tokens,verifier_passes,seconds",
+    former: Annotated[
+        bool, typer.Option("--former", help="also what the recipe no longer asks for")
+    ] = False,
 ) -> None:
     """Tabulate runs; with --into, write the rows into a document between its markers."""
     from reasoning.evals import markdown, records
@@ -236,10 +239,15 @@ def table(
     from reasoning.evals.plot import plot as draw
 
     columns = tuple(column.strip() for column in costs.split(",") if column.strip())
-    runs = {folder: list(records.read([folder])) for folder in folders}
+    read = records.read if former else records.current
+    runs = {folder: list(read([folder])) for folder in folders}
     found = (record for run in runs.values() for record in run)
     made = tables.rows(found, baseline=baseline, costs=tuple(dict.fromkeys((*columns, over))))
     console.print(tables.rich_table(made, costs=columns))
+    others = sum(1 for _ in records.read(folders)) - sum(map(len, runs.values()))
+    if others:
+        text = f"{others:,} records of what the recipe no longer asks for; --former shows them"
+        console.print(text, highlight=False)
     if plot is not None:
         draw(made, plot, cost=over)
         console.print(f"plot written to {plot}", markup=False)
@@ -247,6 +255,7 @@ def table(
         commands = {run[0]["run"]: records.command(folder) for folder, run in runs.items() if run}
         settings = {"--baseline": baseline, "--costs": costs, "--into": into, "--name": name}
         given = [part for option in settings.items() if option[1] is not None for part in option]
+        given += ["--former"] if former else []
         written = shlex.join(map(str, ["reasoning", "table", *folders, *given]))
         text = markdown.render(made, commands, costs=columns, written=written)
         changed = markdown.replace(into, name, text)

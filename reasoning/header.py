@@ -10,7 +10,7 @@ import platform
 import shutil
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -31,10 +31,14 @@ _PACKAGES = (
 
 
 def note_sitting(
-    folder: Path, engines: Mapping[str, Engine], models: Mapping[str, Any], command: str = ""
+    folder: Path,
+    engines: Mapping[str, Engine],
+    models: Mapping[str, Any],
+    command: str = "",
+    configurations: Collection[str] = (),
 ) -> None:
     """Add to the folder's run.json what a sitting runs on: started engines, and the specs that
-    they were made of, by role."""
+    they were made of, by role; and the identities of the configurations it asks for."""
     path = folder / "run.json"
     sittings = kept(path).get("sittings", [])
     sittings.append(
@@ -45,6 +49,7 @@ def note_sitting(
             "arguments": {
                 role: _arguments(engine, models[role]) for role, engine in engines.items()
             },
+            "configurations": list(configurations),
             **describe(),
         }
     )

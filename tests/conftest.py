@@ -46,6 +46,13 @@ def starts_vllm(file: Path) -> bool:
     return "mark.vllm" in file.read_text()
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    passed = terminalreporter.getreports("passed")
+    count = sum(report.when == "call" and "vllm" in report.keywords for report in passed)
+    if count:
+        terminalreporter.write_line(f"{count} of the tests that passed ran on a real vLLM")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def no_worker_outlives_the_tests() -> Iterator[None]:
     yield

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from reasoning.budget import Usage
+from reasoning.cli import app
 from reasoning.engines.scripted import VirtualTimeLoop
 from reasoning.evals import experiment, records, table
 from reasoning.evals.grading import Grade, Outcome
@@ -60,3 +62,31 @@ def test_records_with_and_without_it_are_read(tmp_path: Path, meta: dict[str, An
     (tmp_path / records.RESULTS).write_text(json.dumps(kept) + "\n")
     (found,) = records.read([tmp_path])
     assert found.get("meta", {}) == meta and table.Record(**found).grade == "correct"
+
+
+def test_tables_hold_what_the_recipe_asked_for_last(tmp_path: Path) -> None:
+    path, run = tmp_path / "recipe.yaml", tmp_path / "run"
+    for text in (RECIPE, RECIPE.replace("n: 9", "n: 8")):
+        path.write_text(text)
+        with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+            runner.run(experiment.run(Recipe.load(path), run))
+    kept = [r["settings"].get("n") for r in records.read([run]) if r["settings"].get("n")]
+    assert sorted(kept) == [8, 8, 9, 9]
+    asked = [(r["strategy"], r["settings"].get("n")) for r in records.current([run])]
+    assert sorted(asked) == [("early_stopping", 8)] * 2 + [("single", None)] * 2
+
+    def said(*given: str) -> str:
+        return CliRunner().invoke(app, ["table", str(run), *given]).stdout
+
+    assert "2 records of what the recipe no longer asks for" in said() and "n=9" not in said()
+    assert "n=9" in said("--former") and "no longer" not in said("--former")
+
+
+@pytest.mark.parametrize("header", [None, "", "[]", '{"sittings": []}', '{"sittings": [{}]}'])
+def test_where_no_header_says_what_was_asked_tables_hold_all(
+    tmp_path: Path, header: str | None
+) -> None:
+    (tmp_path / records.RESULTS).write_text(json.dumps(record(tmp_path, {})) + "\n")
+    if header is not None:
+        (tmp_path / "run.json").write_text(header)
+    assert len(list(records.current([tmp_path]))) == 1
