@@ -42,6 +42,10 @@ def name_of(thing: Settings) -> str:
     return next((name for name in names if name is not None), _word(thing))
 
 
+def _who(strategy: Strategy) -> str:
+    return f"strategy {name_of(strategy)}"
+
+
 def described(thing: Settings, named: Callable[[Settings], str] = _word) -> dict[str, Any]:
     return {"name": named(thing), **thing.model_dump(mode="json")}
 
@@ -71,23 +75,14 @@ class Configuration:
 
     def check(self) -> None:
         """Raise what would go wrong later, before anything is loaded or spent."""
-        who = f"strategy {name_of(self.strategy)}"
         if self.max_tokens is not None and self.max_tokens < 1:
             raise ConfigError(f"max_tokens={self.max_tokens} must be at least 1, or left out")
         if self.round_size < 1:
             raise ConfigError(f"a round of {self.round_size} problems is none; use 1 or more")
         check_kind(self.prompt)
-        if self.strategy.unit not in self.policy.units:
-            raise CapabilityError(
-                f"{who} asks for whole {self.strategy.unit}s, which chain policy "
-                f"{name_of(self.policy)} cannot write (it writes {', '.join(self.policy.units)})"
-            )
-        writer = f"chain policy {name_of(self.policy)}"
-        if "logprobs" in self.strategy.needs and self.policy.logprobs != "kept":
-            raise CapabilityError(
-                f"{who} reads the log-probabilities of every token, which {writer} does not keep; "
-                f"use chain policy plain"
-            )
+        who, writer = _who(self.strategy), f"chain policy {name_of(self.policy)}"
+        for strategy in self.strategy.alternatives():
+            self._check_unit(strategy, writer)
         for role in ("policy", *self.policy.roles()):
             if role not in self.engines:
                 asker = who if role == "policy" else writer
@@ -106,18 +101,40 @@ class Configuration:
                     f"verifier {name_of(verifier)} in role {role!r} needs a model; set its "
                     f"`model` to one of the roles under `models` ({', '.join(self.engines)})"
                 )
-        if getattr(self.strategy, "aggregate", None) == "model":
-            for role in self.strategy.verifier_roles():
-                if not self.verifiers[role][0].single:
-                    raise ConfigError(
-                        f"{who}: aggregation model takes one score of a whole chain, and the "
-                        f"verifier in role {role!r} gives one a step; set it to `read: model`"
-                    )
+        for strategy in self.strategy.alternatives():
+            self._check_aggregate(strategy)
+        self._check_settings(started=False)
+        self._check_caps()
+
+    def _check_unit(self, strategy: Strategy, writer: str) -> None:
+        """Refuse a strategy that reads of chains what the chain policy does not give."""
+        if strategy.unit not in self.policy.units:
+            raise CapabilityError(
+                f"{_who(strategy)} asks for whole {strategy.unit}s, which {writer} cannot write "
+                f"(it writes {', '.join(self.policy.units)})"
+            )
+        if "logprobs" in strategy.needs and self.policy.logprobs != "kept":
+            raise CapabilityError(
+                f"{_who(strategy)} reads the log-probabilities of every token, which {writer} does "
+                f"not keep; use chain policy plain"
+            )
+
+    def _check_aggregate(self, strategy: Strategy) -> None:
+        if getattr(strategy, "aggregate", None) != "model":
+            return
+        for role in strategy.verifier_roles():
+            if not self.verifiers[role][0].single:
+                raise ConfigError(
+                    f"{_who(strategy)}: aggregation model takes one score of a whole chain, and "
+                    f"the verifier in role {role!r} gives one a step; set it to `read: model`"
+                )
+
+    def _check_settings(self, *, started: bool) -> None:
         for engine in self.engines.values():
             engine.check(self.sampling)
-        self.strategy.check(self.engines, self.sampling, started=False)
-        self.policy.check(self.engines, self.sampling, started=False)
-        self._check_caps()
+        for strategy in self.strategy.alternatives():
+            strategy.check(self.engines, self.sampling, started=started)
+        self.policy.check(self.engines, self.sampling, started=started)
 
     def _check_caps(self) -> None:
         """Refuse a cap on what cannot be counted: it would never be reached."""
@@ -140,7 +157,7 @@ class Configuration:
         """Raise CapabilityError when a started engine lacks what it is used for."""
         policy = self.engines["policy"]
         for who, needs in (
-            (f"strategy {name_of(self.strategy)}", self.strategy.needs),
+            *((_who(strategy), strategy.needs) for strategy in self.strategy.alternatives()),
             (f"chain policy {name_of(self.policy)}", self.policy.needs),
         ):
             policy.capabilities.require(needs, engine=policy.name, who=who)
@@ -154,10 +171,7 @@ class Configuration:
                 engine.capabilities.require(
                     verifier.needs, engine=engine.name, who=f"verifier {name_of(verifier)}"
                 )
-        for engine in self.engines.values():
-            engine.check(self.sampling)
-        self.strategy.check(self.engines, self.sampling, started=True)
-        self.policy.check(self.engines, self.sampling, started=True)
+        self._check_settings(started=True)
 
     def round_of(self, place: int) -> int:
         """The round of the problem at `place` in its task's order."""

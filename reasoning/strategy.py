@@ -56,6 +56,10 @@ class Strategy(Settings, abc.ABC):
     needs: ClassVar[tuple[str, ...]] = ("sample",)
     racing: ClassVar[bool] = False
 
+    def alternatives(self) -> tuple[Strategy, ...]:
+        """The strategies one of which solves a problem: itself, where it does not choose."""
+        return (self,)
+
     def verifier_roles(self) -> tuple[str, ...]:
         """Roles in which this strategy, as set, asks a verifier."""
         return ()

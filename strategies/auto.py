@@ -30,6 +30,9 @@ class Auto(Strategy):
         self._allocator = build(allocators, self.allocator)
         self._candidates = [Candidate(build(strategies, spec)) for spec in self.candidates]
 
+    def alternatives(self) -> tuple[Strategy, ...]:
+        return tuple(found for c in self._candidates for found in c.strategy.alternatives())
+
     def verifier_roles(self) -> tuple[str, ...]:
         roles = (role for c in self._candidates for role in c.strategy.verifier_roles())
         return tuple(dict.fromkeys(roles))

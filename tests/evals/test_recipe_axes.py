@@ -127,6 +127,22 @@ PRM = {"verifier": {"name": "prm", "model": "prm"}}
             "nothing uses the model in role 'drat'; the roles in use are policy, prm",
         ),
         ({"models": LOCAL}, "nothing uses the model in role 'prm'; the roles in use are policy"),
+        (
+            {
+                "models": {**LOCAL, "draft": LOCAL["policy"]},
+                "strategies": [{"name": "auto", "candidates": ["single", "deep_conf"]}],
+                "chain_policy": {"name": "atts", "rho": 0.5},
+            },
+            "strategy deep_conf reads the log-probabilities of every token, which chain policy "
+            "atts does",
+        ),
+        (
+            {
+                "models": {"policy": "recorded/recorded.jsonl"},
+                "strategies": [{"name": "auto", "candidates": ["single", "deep_conf_online"]}],
+            },
+            "strategy deep_conf_online needs .*logprobs",
+        ),
     ],
 )
 def test_what_no_engine_can_do_and_nothing_uses_is_said_when_the_recipe_is_read(
