@@ -72,7 +72,7 @@ def main(given: list[str]) -> None:
     console.print(str(summary), highlight=False)
     if summary.interrupted:
         raise Stopped("interrupted", f"`{command}` continues it")
-    made = table.rows(records.read([arguments.out]))
+    made = table.rows(records.current([arguments.out]))
     console.print(table.rich_table(made, title="Countdown, held-out problems"))
     picture = arguments.out / "accuracy.png"
     plot(made, picture, title="Countdown: accuracy over tokens")

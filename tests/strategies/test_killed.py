@@ -15,32 +15,12 @@ from reasoning.engines.base import Capabilities
 from reasoning.engines.scripted import ScriptedEngine
 from reasoning.journal import Journal
 from reasoning.registry import strategies
-from tests.strategies.selection.scripts import line, problem, reward
+from tests.strategies.selection.scripts import SMALL, line, problem, reward
 
-STEPS = {"step_tokens": 20}
-SETTINGS: dict[str, dict[str, Any]] = {
-    "auto": {"candidates": ["majority"]},
-    "best_of_n": {"n": 5},
-    "weighted": {"n": 5},
-    "majority": {"n": 5},
-    "first_verified": {"n": 4, "threshold": 0.7},
-    "adaptive_consistency": {"n": 8},
-    "early_stopping": {"n": 9, "window": 3},
-    "deep_conf": {"n": 6, "top": 1, "window": 4},
-    "deep_conf_online": {"n": 6, "top": 1, "window": 4, "warmup": 2, "at_once": 2},
-    "particle_filtering": {"n": 4, **STEPS},
-    "entropic_particle_filtering": {"n": 4, **STEPS},
-    "particle_gibbs": {"n": 4, "iterations": 2, **STEPS},
-    "sequential_revision": {"parallel": 2, "sequential": 3},
-    "self_refine": {"rounds": 2},
-    "a_star": {"k": 3, "expand_batch": 2, "speculate": 2, **STEPS},
-    "beam": {"n": 4, "beam_width": 2, **STEPS},
-    "lookahead": {"n": 4, "beam_width": 2, **STEPS},
-    "dvts": {"n": 4, "beam_width": 2, **STEPS},
-    "step_best_of_n": {"n": 3, **STEPS},
-    "mcts": {"n": 2, "simulations": 3, **STEPS},
-    "rebase": {"n": 4, **STEPS},
-    "dora": {"n": 4, **STEPS},
+# As much at once as these can have.
+SETTINGS = SMALL | {
+    "first_verified": SMALL["first_verified"] | {"threshold": 0.7},
+    "a_star": SMALL["a_star"] | {"expand_batch": 2, "speculate": 2},
 }
 PROBLEMS = [problem("p"), problem("q")]
 

@@ -10,6 +10,33 @@ from reasoning.engines.scripted import Line, Script, ScriptedEngine
 from reasoning.randomness import key, uniform
 from reasoning.strategy import Strategy
 
+_STEPS = {"step_tokens": 20}
+# Settings by which a strategy is done with a problem after a few asks; others need none.
+SMALL: dict[str, dict[str, Any]] = {
+    "auto": {"candidates": ["majority"]},
+    "best_of_n": {"n": 5},
+    "weighted": {"n": 5},
+    "majority": {"n": 5},
+    "first_verified": {"n": 4},
+    "adaptive_consistency": {"n": 8},
+    "early_stopping": {"n": 9, "window": 3},
+    "deep_conf": {"n": 6, "top": 1, "window": 4},
+    "deep_conf_online": {"n": 6, "top": 1, "window": 4, "warmup": 2, "at_once": 2},
+    "particle_filtering": {"n": 4, **_STEPS},
+    "entropic_particle_filtering": {"n": 4, **_STEPS},
+    "particle_gibbs": {"n": 4, "iterations": 2, **_STEPS},
+    "sequential_revision": {"parallel": 2, "sequential": 3},
+    "self_refine": {"rounds": 2},
+    "a_star": {"k": 3, **_STEPS},
+    "beam": {"n": 4, "beam_width": 2, **_STEPS},
+    "lookahead": {"n": 4, "beam_width": 2, **_STEPS},
+    "dvts": {"n": 4, "beam_width": 2, **_STEPS},
+    "step_best_of_n": {"n": 3, **_STEPS},
+    "mcts": {"n": 2, "simulations": 3, **_STEPS},
+    "rebase": {"n": 4, **_STEPS},
+    "dora": {"n": 4, **_STEPS},
+}
+
 
 def problem(name: str = "p", **settings: Any) -> Problem:
     """Answers stand behind "answer "; steps are lines."""
