@@ -23,6 +23,9 @@ from reasoning.engines.local.sampler import Row, sample
 
 # New tokens that one step prefills at most, so that decoding does not stall for long.
 PREFILL_TOKENS = 4096
+# A request of at most so many sequences, whose prompt is cached but for its last token, needs no
+# pass of its own: each of them decodes that token. More would do in n rows what a pass does in one.
+WITHOUT_PREFILL = 4
 
 
 @dataclass(eq=False)
@@ -55,6 +58,11 @@ class Sequence:
     detokenizer: Detokenizer | None = None
     stopped: bool = False  # its sink wants no more
 
+    @property
+    def length(self) -> int:
+        """Positions of its row that are filled: all but its last token's."""
+        return len(self.request.ask.prompt_ids) + len(self.tokens) - 1
+
     def row(self) -> Row:
         sampling, request = self.request.ask.sampling, self.request.ask
         banned = self.request.enders if len(self.tokens) < sampling.min_tokens else ()
@@ -77,7 +85,7 @@ class Batch:
     prefill: int = 0
     cached: int = 0
     completions: dict[int, Completion] = field(default_factory=dict)
-    prompt_kv: Tensor | None = None
+    prompt_kv: Tensor | None = None  # without the last token's where there are no logits of it
     first_logits: Tensor | None = None
     sequences: list[Sequence] = field(default_factory=list)
 
@@ -149,7 +157,7 @@ class Scheduler:
             rows = len(self._live) + len(fresh)
             if isinstance(work, Batch) and rows >= self._max_batch:
                 break
-            if isinstance(work, Batch) and work.first_logits is not None:
+            if isinstance(work, Batch) and (work.prompt_kv is not None or self._find_whole(work)):
                 if not self._join(work, len(fresh)):
                     break
                 heapq.heappop(self._waiting)
@@ -159,6 +167,21 @@ class Scheduler:
             room -= len(work.ask.prompt_ids if isinstance(work, Batch) else work.ids)
         if fresh:
             self._prefill(fresh)
+
+    def _find_whole(self, work: Batch) -> bool:
+        """Whether the batch's prompt is in the cache, but for the last token, which its sequences
+        then decode."""
+        ids = work.ask.prompt_ids
+        most = len(ids) - 1
+        if work.ask.n > WITHOUT_PREFILL:
+            return False
+        prefix, shared = self._prefixes.find(ids, most)
+        if prefix is None or shared < most:
+            return False
+        work.prefill, work.cached, work.prompt_kv = 1, shared, prefix.kv
+        self.counters["prefill"] += 1
+        self.counters["cached"] += shared
+        return True
 
     def _prefill(self, group: list[Batch | Pass]) -> None:
         first = len(self._live)
@@ -201,7 +224,7 @@ class Scheduler:
         """Let the sequences of prefilled batches join, as many as there are rows."""
         while self._waiting:
             work = self._waiting[0][2]
-            if not isinstance(work, Batch) or work.first_logits is None:
+            if not isinstance(work, Batch) or work.prompt_kv is None:
                 return
             if not self._join(work, 0):
                 return
@@ -238,15 +261,16 @@ class Scheduler:
 
     def _join(self, batch: Batch, reserved: int) -> bool:
         """Turn waiting sequences of a prefilled batch live; True when none is left waiting."""
-        assert batch.prompt_kv is not None and batch.first_logits is not None
+        assert batch.prompt_kv is not None
         prompt = len(batch.ask.prompt_ids)
+        known = prompt if batch.first_logits is not None else prompt - 1
         fresh: list[Sequence] = []
         while batch.waiting < batch.ask.n:
             row = len(self._live) + len(fresh)
             if row + reserved >= self._max_batch:
                 break
             self._slots.reserve(row + 1, prompt + 1)
-            self._slots.put(row, batch.prompt_kv, prompt)
+            self._slots.put(row, batch.prompt_kv, known)
             needs_text = batch.sink is not None or bool(batch.ask.sampling.stop)
             fresh.append(
                 Sequence(
@@ -260,17 +284,19 @@ class Scheduler:
             first = len(self._live)
             self._live.extend(fresh)
             batch.sequences.extend(fresh)
-            logits = batch.first_logits.expand(len(fresh), -1)
-            self._take(range(first, first + len(fresh)), logits)
+            if batch.first_logits is not None:
+                logits = batch.first_logits.expand(len(fresh), -1)
+                self._take(range(first, first + len(fresh)), logits)
         return batch.waiting == batch.ask.n
 
     # Decode.
 
     def _decode(self) -> None:
-        lengths = [len(s.request.ask.prompt_ids) + len(s.tokens) - 1 for s in self._live]
+        lengths = [sequence.length for sequence in self._live]
         self._slots.reserve(len(self._live), max(lengths) + 1)
         device = self._decoder.device
-        ids = torch.tensor([[s.tokens[-1]] for s in self._live], device=device)
+        last = [s.tokens[-1] if s.tokens else s.request.ask.prompt_ids[-1] for s in self._live]
+        ids = torch.tensor(last, device=device)[:, None]
         starts = torch.tensor(lengths, device=device)
         hidden = self._decoder.forward(ids, starts, self._slots, 0)
         self._take(range(len(self._live)), self._decoder.logits(hidden[:, -1]))
@@ -331,17 +357,20 @@ class Scheduler:
         """Free a row: its KV goes to the prefix cache, a later row into its place."""
         sequence = self._live[row]
         # The last token's KV was never computed.
-        ids = sequence.request.ask.prompt_ids + tuple(sequence.tokens[:-1])
+        ids = (*sequence.request.ask.prompt_ids, *sequence.tokens)[: sequence.length]
         if self._prefixes.enabled:
             self._prefixes.add(Prefix(ids, self._slots.take(row, len(ids))))
         last = len(self._live) - 1
+        longest = self._live[last].length
         # Rows join at the end, so a row has seen less than those far before it. Filling the hole
-        # from the band behind, and that one's likewise, keeps rows of like length in a band.
+        # from the band behind, and that one's likewise, keeps rows of like length in a band. Where
+        # the last row is no shorter than that one, it may as well go there at once.
         while row < last:
             behind = min(row + BAND, last)
+            if self._live[behind].length <= longest:
+                behind = last
             mover = self._live[behind]
-            length = len(mover.request.ask.prompt_ids) + len(mover.tokens) - 1
-            self._slots.copy(behind, row, length)
+            self._slots.copy(behind, row, mover.length)
             self._live[row] = mover
             row = behind
         self._live.pop()

@@ -10,6 +10,7 @@ torch = pytest.importorskip("torch", reason="the extra `local` is not installed"
 
 from reasoning.engines.base import SampleRequest, Sampling, Stream  # noqa: E402
 from reasoning.engines.local import LocalEngine  # noqa: E402
+from reasoning.engines.local.scheduler import WITHOUT_PREFILL  # noqa: E402
 from reasoning.errors import (  # noqa: E402
     CapabilityError,
     ConfigError,
@@ -95,6 +96,24 @@ async def test_usage_is_what_the_engine_counted(engine: LocalEngine) -> None:
     again = await engine.sample(ask(ids + longest.ids[:-1], range(1), 1))
     # All but the last token, whose output is wanted, comes from the cache.
     assert again.usage.prefill == 1 and again.usage.cached == len(ids + longest.ids) - 2
+
+
+@pytest.mark.parametrize("n", [1, WITHOUT_PREFILL, WITHOUT_PREFILL + 1])
+async def test_what_goes_on_from_a_cached_path_is_what_a_cold_engine_writes(n: int) -> None:
+    async with (
+        LocalEngine(POLICY, threads=1) as cold,
+        LocalEngine(POLICY, max_batch=3, threads=1) as warm,
+    ):
+        start = prompt(warm)  # type: ignore[arg-type]
+        (path,) = (await warm.sample(ask(start, range(1), 24))).completions
+        request = ask(start + path.ids, range(n), 20, logprobs=2)
+        found, right = await warm.sample(request), await cold.sample(request)
+    assert (found.usage.prefill, found.usage.cached) == (1, len(request.prompt_ids) - 1)
+    assert right.usage.prefill == len(request.prompt_ids)
+    for one, other in zip(found.completions, right.completions, strict=True):
+        assert (one.ids, one.text, one.finish) == (other.ids, other.text, other.finish)
+        for a, b in zip(one.logprobs or (), other.logprobs or (), strict=True):
+            assert a.logprob == pytest.approx(b.logprob, abs=1e-4)
 
 
 async def test_more_chains_than_rows_wait_their_turn() -> None:
