@@ -25,14 +25,12 @@ from reasoning.runner import Job, Runner
 
 GOAL = 0.8
 BASELINE = "best_of_n(n=8)"
+STEPS = {"separators": 3, "step_tokens": 96, "reserve": 160}  # as in the recipes
 STRATEGIES: dict[str, tuple[Spec, Budget]] = {
     BASELINE: ({"name": "best_of_n", "n": 8}, Budget()),
-    "a_star(k=3), 750 tokens": (
-        {"name": "a_star", "k": 3, "separators": 3, "step_tokens": 96, "reserve": 160},
-        Budget(tokens=750),
-    ),
-    "beam(n=8, beam_width=4)": ({"name": "beam", "n": 8, "beam_width": 4}, Budget()),
-    "particle_filtering(n=8)": ({"name": "particle_filtering", "n": 8}, Budget()),
+    "a_star(k=3), 750 tokens": ({"name": "a_star", "k": 3, **STEPS}, Budget(tokens=750)),
+    "beam(n=8, beam_width=4)": ({"name": "beam", "n": 8, "beam_width": 4, **STEPS}, Budget()),
+    "particle_filtering(n=8)": ({"name": "particle_filtering", "n": 8, **STEPS}, Budget()),
 }
 
 
