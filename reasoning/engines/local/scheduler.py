@@ -24,7 +24,8 @@ from reasoning.engines.local.sampler import Row, sample
 # New tokens that one step prefills at most, so that decoding does not stall for long.
 PREFILL_TOKENS = 4096
 # A request of at most so many sequences, whose prompt is cached but for its last token, needs no
-# pass of its own: each of them decodes that token. More would do in n rows what a pass does in one.
+# pass of its own: each of them decodes that token (usage has it once, as ever). More would do in n
+# rows what a pass does in one.
 WITHOUT_PREFILL = 4
 
 
