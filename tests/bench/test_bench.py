@@ -42,6 +42,8 @@ def test_contenders_alternate_and_the_first_round_is_thrown_away() -> None:
 @pytest.mark.parametrize("stopped_at", [4, 7])
 def test_what_was_measured_is_not_lost_with_ctrl_c(stopped_at: int) -> None:
     """Of rounds of two, the first is thrown away, and the one that Ctrl-C cuts is not whole."""
+    # A shell's background jobs ignore it.
+    kept = signal.signal(signal.SIGINT, signal.default_int_handler)
     measured = 0
 
     async def measure() -> Sample:
@@ -52,12 +54,15 @@ def test_what_was_measured_is_not_lost_with_ctrl_c(stopped_at: int) -> None:
             await asyncio.sleep(10)
         return Sample(tokens=1, requests=1, seconds=1.0, cpu=0.0)
 
-    if stopped_at == 4:  # one whole round is no comparison
-        with pytest.raises(KeyboardInterrupt):
-            asyncio.run(alternate({"a": measure, "b": measure}, 9))
-    else:
-        made = asyncio.run(alternate({"a": measure, "b": measure}, 9))
-        assert [len(samples) for samples in made.values()] == [2, 2]
+    try:
+        if stopped_at == 4:  # one whole round is no comparison
+            with pytest.raises(KeyboardInterrupt):
+                asyncio.run(alternate({"a": measure, "b": measure}, 9))
+        else:
+            made = asyncio.run(alternate({"a": measure, "b": measure}, 9))
+            assert [len(samples) for samples in made.values()] == [2, 2]
+    finally:
+        signal.signal(signal.SIGINT, kept)
 
 
 def test_time_is_shared_out_once() -> None:
