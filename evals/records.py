@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from reasoning import header
 from reasoning.configuration import Configuration
-from reasoning.errors import DataError
+from reasoning.errors import DataError, JournalError
 from reasoning.evals.grading import Grade
 from reasoning.problem import Problem, Solution
 from reasoning.shared_state import evidence
@@ -105,10 +106,13 @@ def current(folders: Iterable[Path]) -> Iterator[dict[str, Any]]:
     """The records of what each folder's recipe asked for when it ran last. A recipe that was
     changed has left others behind; where no header says which, all."""
     for folder in folders:
-        asked = set(_last_sitting(folder).get("configurations", ()))
-        for found in read([folder]):
-            if not asked or found["configuration"] in asked:
-                yield found
+        yield from still_asked(folder, read([folder]))
+
+
+def still_asked(folder: Path, found: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Those of the folder's records that `current` gives."""
+    asked = set(_last_sitting(folder).get("configurations", ()))
+    return (record for record in found if not asked or record["configuration"] in asked)
 
 
 def _parsed(line: bytes) -> Any:
@@ -129,7 +133,7 @@ def command(folder: Path) -> str:
 def _last_sitting(folder: Path) -> dict[str, Any]:
     """What the folder's header says of it; {} where it says nothing."""
     try:
-        found = json.loads((folder / "run.json").read_text())["sittings"][-1]
-    except (OSError, ValueError, LookupError, TypeError):
+        found = header.kept(folder / "run.json")["sittings"][-1]
+    except (JournalError, OSError, LookupError, TypeError):
         return {}
     return found if isinstance(found, dict) else {}

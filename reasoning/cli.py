@@ -239,12 +239,14 @@ def table(
     from reasoning.evals.plot import plot as draw
 
     columns = tuple(column.strip() for column in costs.split(",") if column.strip())
-    read = records.read if former else records.current
-    runs = {folder: list(read([folder])) for folder in folders}
+    runs = {folder: list(records.read([folder])) for folder in folders}
+    every = sum(map(len, runs.values()))
+    if not former:
+        runs = {folder: list(records.still_asked(folder, runs[folder])) for folder in folders}
     found = (record for run in runs.values() for record in run)
     made = tables.rows(found, baseline=baseline, costs=tuple(dict.fromkeys((*columns, over))))
     console.print(tables.rich_table(made, costs=columns))
-    others = sum(1 for _ in records.read(folders)) - sum(map(len, runs.values()))
+    others = every - sum(map(len, runs.values()))
     if others:
         text = f"{others:,} records of what the recipe no longer asks for; --former shows them"
         console.print(text, highlight=False)
