@@ -254,9 +254,7 @@ class LocalEngine(Engine):
         if self._worker is None:
             raise EngineUnavailable(f"{self.name} is not started; use it as `async with engine:`")
         if self._worker.error is not None:
-            raise EngineUnavailable(
-                f"{self.name} died: {self._worker.error}", retryable=True
-            ) from self._worker.error
+            raise self._worker.error
         if self._worker.loop is not asyncio.get_running_loop():
             raise EngineUnavailable(
                 f"{self.name} was started in another event loop; close it first"
@@ -268,9 +266,11 @@ class _Worker:
     """The thread that steps the scheduler, and the mailboxes to and from it."""
 
     def __init__(self, name: str, scheduler: Scheduler, loop: asyncio.AbstractEventLoop) -> None:
+        self.name = name
         self.scheduler = scheduler
         self.loop = loop
-        self.error: Exception | None = None
+        self.error: EngineUnavailable | None = None  # why it steps no more
+        self._ending = threading.Lock()
         self._inbox: deque[Batch | Pass] = deque()
         self._outbox: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
         self._wake = threading.Event()
@@ -283,7 +283,10 @@ class _Worker:
 
     def add(self, work: Batch | Pass) -> None:
         """Called in the loop's thread."""
-        self._inbox.append(work)
+        with self._ending:
+            if self.error is not None:
+                raise self.error
+            self._inbox.append(work)
         self._wake.set()
 
     def tell(self, call: Callable[..., None], *arguments: Any) -> None:
@@ -306,16 +309,15 @@ class _Worker:
                     continue
                 self.scheduler.step()
                 self._flush()
-            self._fail_open(EngineUnavailable("the engine was closed"))
+            self._end(EngineUnavailable(f"{self.name} was closed"))
         except Exception as error:
-            self.error = error
-            dead = EngineUnavailable(
-                f"the engine died: {type(error).__name__}: {error}", retryable=True
-            )
-            self._outbox.clear()
-            self._fail_open(dead)
+            message = f"{self.name} died: {type(error).__name__}: {error}"
+            self._end(EngineUnavailable(message, retryable=True))
 
-    def _fail_open(self, error: Exception) -> None:
+    def _end(self, error: EngineUnavailable) -> None:
+        """Fail what is open; what this step answered before is handed over first."""
+        with self._ending:
+            self.error = error
         for work in (*self.scheduler.open_work(), *self._inbox):
             work.failed(error)
         self._flush()

@@ -62,7 +62,7 @@ class Sequence:
     @property
     def length(self) -> int:
         """Positions of its row that are filled: all but its last token's."""
-        return len(self.request.ask.prompt_ids) + len(self.tokens) - 1
+        return len(self.request.ids) + len(self.tokens) - 1
 
     def row(self) -> Row:
         sampling, request = self.request.ask.sampling, self.request.ask
@@ -91,8 +91,25 @@ class Batch:
     sequences: list[Sequence] = field(default_factory=list)
 
     @property
+    def ids(self) -> tuple[int, ...]:
+        return self.ask.prompt_ids
+
+    @property
     def priority(self) -> int:
         return self.ask.priority
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Work that needs a pass: the prefix cache holds its first `shared` ids."""
+
+    work: Batch | Pass
+    prefix: Prefix | None
+    shared: int
+
+    @property
+    def missing(self) -> tuple[int, ...]:
+        return self.work.ids[self.shared :]
 
 
 class Scheduler:
@@ -115,6 +132,7 @@ class Scheduler:
         self._prefixes = PrefixCache(prefix_bytes)
         self._live: list[Sequence] = []
         self._waiting: list[tuple[int, int, Batch | Pass]] = []
+        self._passing: list[Found] = []  # neither waiting nor answered: open if their pass fails
         self._order = itertools.count()
 
     @property
@@ -132,9 +150,11 @@ class Scheduler:
             self._decode()
 
     def open_work(self) -> list[Batch | Pass]:
-        """Everything that has not been answered."""
-        batches: list[Batch | Pass] = list({id(s.request): s.request for s in self._live}.values())
-        return batches + [work for _, _, work in self._waiting if work not in batches]
+        """Everything that has not been answered, and after a failed pass what it had answered."""
+        known: list[Batch | Pass] = [sequence.request for sequence in self._live]
+        known += [work for _, _, work in self._waiting]
+        known += [found.work for found in self._passing]
+        return list(dict.fromkeys(known))
 
     def _drop_cancelled(self) -> None:
         for row in range(len(self._live) - 1, -1, -1):
@@ -152,70 +172,65 @@ class Scheduler:
     def _admit(self) -> None:
         """Prefill waiting work, in order, until the step's share of tokens is used."""
         room = PREFILL_TOKENS
-        fresh: list[Batch | Pass] = []
+        fresh: list[Found] = []
+        self._passing = fresh
         while self._waiting and room > 0:
             work = self._waiting[0][2]
-            rows = len(self._live) + len(fresh)
-            if isinstance(work, Batch) and rows >= self._max_batch:
+            if isinstance(work, Batch) and len(self._live) + len(fresh) >= self._max_batch:
                 break
-            if isinstance(work, Batch) and (work.prompt_kv is not None or self._find_whole(work)):
-                if not self._join(work, len(fresh)):
-                    break
-                heapq.heappop(self._waiting)
-                continue
+            if isinstance(work, Pass) or work.prompt_kv is None:
+                found = self._look_up(work)
+                if found is not None:
+                    heapq.heappop(self._waiting)
+                    fresh.append(found)
+                    room -= len(work.ids)
+                    continue
+            assert isinstance(work, Batch)  # a pass is never without its look-up
+            if not self._join(work, len(fresh)):
+                break
             heapq.heappop(self._waiting)
-            fresh.append(work)
-            room -= len(work.ask.prompt_ids if isinstance(work, Batch) else work.ids)
         if fresh:
             self._prefill(fresh)
+            self._passing = []
 
-    def _find_whole(self, work: Batch) -> bool:
-        """Whether the batch's prompt is in the cache, but for the last token, which its sequences
-        then decode."""
-        ids = work.ask.prompt_ids
-        most = len(ids) - 1
-        if work.ask.n > WITHOUT_PREFILL:
-            return False
-        prefix, shared = self._prefixes.find(ids, most)
-        if prefix is None or shared < most:
-            return False
-        work.prefill, work.cached, work.prompt_kv = 1, shared, prefix.kv
-        self.counters["prefill"] += 1
+    def _look_up(self, work: Batch | Pass) -> Found | None:
+        """What the cache holds of the work's ids; None where that is all: the batch may join."""
+        # At least the last token is computed: its output is wanted.
+        most = len(work.ids) - 1 if isinstance(work, Batch) else self._reusable(work)
+        prefix, shared = self._prefixes.find(work.ids, most)
+        self.counters["prefill"] += len(work.ids) - shared
         self.counters["cached"] += shared
-        return True
+        if isinstance(work, Batch):
+            work.prefill, work.cached = len(work.ids) - shared, shared
+            if prefix is not None and shared == most and work.ask.n <= WITHOUT_PREFILL:
+                work.prompt_kv = prefix.kv
+                return None
+        return Found(work, prefix, shared)
 
-    def _prefill(self, group: list[Batch | Pass]) -> None:
+    def _prefill(self, group: list[Found]) -> None:
         first = len(self._live)
-        ids = [w.ask.prompt_ids if isinstance(w, Batch) else w.ids for w in group]
-        found = []
-        for work, all_ids in zip(group, ids, strict=True):
-            # At least the last token is computed: its output is wanted.
-            most = len(all_ids) - 1 if isinstance(work, Batch) else self._reusable(work)
-            found.append(self._prefixes.find(all_ids, most))
-        width = max(len(i) - shared for i, (_, shared) in zip(ids, found, strict=True))
-        longest = max(shared for _, shared in found) + width
-        self._slots.reserve(first + len(group), max(longest, max(map(len, ids))))
+        width = max(len(found.missing) for found in group)
+        longest = max(found.shared for found in group) + width
+        self._slots.reserve(first + len(group), max(longest, *(len(f.work.ids) for f in group)))
         device = self._decoder.device
         padded = torch.zeros(len(group), width, dtype=torch.long)
-        starts = torch.tensor([shared for _, shared in found])
-        for g, (all_ids, (prefix, shared)) in enumerate(zip(ids, found, strict=True)):
-            if prefix is not None:
-                self._slots.put(first + g, prefix.kv, shared)
-            padded[g, : len(all_ids) - shared] = torch.tensor(all_ids[shared:])
+        starts = torch.tensor([found.shared for found in group])
+        for g, found in enumerate(group):
+            if found.prefix is not None:
+                self._slots.put(first + g, found.prefix.kv, found.shared)
+            padded[g, : len(found.missing)] = torch.tensor(found.missing)
         hidden = self._decoder.forward(padded.to(device), starts.to(device), self._slots, first)
-        for g, (work, all_ids, (prefix, shared)) in enumerate(zip(group, ids, found, strict=True)):
-            self.counters["prefill"] += len(all_ids) - shared
-            self.counters["cached"] += shared
-            own = hidden[g, : len(all_ids) - shared]
-            kv = self._slots.take(first + g, len(all_ids))
+        for g, found in enumerate(group):
+            work = found.work
+            own = hidden[g, : len(found.missing)]
+            kv = self._slots.take(first + g, len(work.ids))
             if isinstance(work, Batch):
-                work.prefill, work.cached = len(all_ids) - shared, shared
                 work.prompt_kv = kv
                 work.first_logits = self._decoder.logits(own[-1:])[0]
-                self._prefixes.add(Prefix(all_ids, kv))
+                self._prefixes.add(Prefix(work.ids, kv))
                 self._put_first(work)
             else:
-                self._answer(work, all_ids, own, prefix, shared, kv)
+                self._answer(work, own, found.prefix, found.shared, kv)
         self._admit_prefilled()
 
     def _put_first(self, work: Batch) -> None:
@@ -240,7 +255,6 @@ class Scheduler:
     def _answer(
         self,
         work: Pass,
-        ids: tuple[int, ...],
         hidden: Tensor,
         prefix: Prefix | None,
         shared: int,
@@ -257,13 +271,13 @@ class Scheduler:
             outputs = values[work.needed :, None]
         else:
             outputs = self._decoder.logits(hidden[work.needed - shared :])
-        self._prefixes.add(Prefix(ids, kv, values))
+        self._prefixes.add(Prefix(work.ids, kv, values))
         work.done(outputs, shared)
 
     def _join(self, batch: Batch, reserved: int) -> bool:
         """Turn waiting sequences of a prefilled batch live; True when none is left waiting."""
         assert batch.prompt_kv is not None
-        prompt = len(batch.ask.prompt_ids)
+        prompt = len(batch.ids)
         known = prompt if batch.first_logits is not None else prompt - 1
         fresh: list[Sequence] = []
         while batch.waiting < batch.ask.n:
@@ -296,7 +310,7 @@ class Scheduler:
         lengths = [sequence.length for sequence in self._live]
         self._slots.reserve(len(self._live), max(lengths) + 1)
         device = self._decoder.device
-        last = [s.tokens[-1] if s.tokens else s.request.ask.prompt_ids[-1] for s in self._live]
+        last = [s.tokens[-1] if s.tokens else s.request.ids[-1] for s in self._live]
         ids = torch.tensor(last, device=device)[:, None]
         starts = torch.tensor(lengths, device=device)
         hidden = self._decoder.forward(ids, starts, self._slots, 0)
@@ -358,7 +372,7 @@ class Scheduler:
         """Free a row: its KV goes to the prefix cache, a later row into its place."""
         sequence = self._live[row]
         # The last token's KV was never computed.
-        ids = (*sequence.request.ask.prompt_ids, *sequence.tokens)[: sequence.length]
+        ids = (*sequence.request.ids, *sequence.tokens)[: sequence.length]
         if self._prefixes.enabled:
             self._prefixes.add(Prefix(ids, self._slots.take(row, len(ids))))
         last = len(self._live) - 1

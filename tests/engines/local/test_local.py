@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,6 +11,7 @@ torch = pytest.importorskip("torch", reason="the extra `local` is not installed"
 
 from reasoning.engines.base import SampleRequest, Sampling, Stream  # noqa: E402
 from reasoning.engines.local import LocalEngine  # noqa: E402
+from reasoning.engines.local.decoder import Decoder  # noqa: E402
 from reasoning.engines.local.scheduler import WITHOUT_PREFILL  # noqa: E402
 from reasoning.errors import (  # noqa: E402
     CapabilityError,
@@ -212,6 +214,48 @@ async def test_closing_fails_what_is_open() -> None:
     await engine.close()
     with pytest.raises(EngineUnavailable):
         await task
+
+
+@pytest.mark.parametrize("fails", ["prefill", "decode"])
+async def test_an_engine_that_dies_leaves_no_ask_waiting(
+    fails: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, prefills = Decoder.forward, 0
+
+    def forward(self: Decoder, ids: Any, *rest: Any) -> Any:
+        nonlocal prefills
+        decoding = ids.shape[1] == 1
+        prefills += not decoding
+        if prefills == 2 and decoding == (fails == "decode"):
+            raise torch.OutOfMemoryError("out of memory")
+        return whole(self, ids, *rest)
+
+    monkeypatch.setattr(Decoder, "forward", forward)
+    async with LocalEngine(POLICY, threads=1) as engine:
+        first, second = prompt(engine), prompt(engine, "5 6 7 = 42")  # type: ignore[arg-type]
+        begun = asyncio.Event()
+        chain = asyncio.create_task(
+            engine.sample(ask(first, range(1), 90), lambda *_: bool(begun.set()))
+        )
+        await begun.wait()
+        later = (
+            engine.sample(ask(second, range(1), 1)),
+            engine.sample(ask(second, range(8), 30)),
+            engine.score(first, second),
+        )
+        asks: list[asyncio.Task[Any]] = [chain, *map(asyncio.create_task, later)]
+        _, waiting = await asyncio.wait(asks, timeout=20)
+        assert not waiting
+        errors = [ask.exception() for ask in asks]
+        # What was whole before the failure is handed over; whether the score was is a matter of
+        # which pass it came into.
+        assert [error is None for error in errors[:3]] == [False, fails == "decode", False]
+        assert all(isinstance(e, EngineUnavailable) for e in errors if e is not None)
+        with pytest.raises(EngineUnavailable, match="out of memory"):
+            await engine.sample(ask(first, range(1), 4))
+        prefills = 3
+        await engine.start()
+        assert (await engine.sample(ask(first, range(1), 4))).usage.new == 4
 
 
 async def test_what_cannot_be_asked(engine: LocalEngine) -> None:
