@@ -5,8 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 GPU := $(shell nvidia-smi -L >/dev/null 2>&1 && echo yes)
 # Byte code of every file of every package takes more than half of an installation's time; what is
-# imported gets its own then.
-INSTALL := $(BIN)/python -m pip install --quiet --no-compile
+# imported gets its own then. The warning is setuptools' about every editable installation.
+INSTALL := PYTHONWARNINGS="ignore:Editable installation" $(BIN)/python -m pip install --quiet --no-compile
 # Where pip's own index gives PyTorch with CUDA: make TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
 TORCH := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX),) torch==2.13.0
