@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 
+from reasoning.prompts import THINK_TAGS
 from reasoning.verifiers.math_text import canonical, normalise
 
-__all__ = ["boxed", "canonical", "extract", "normalise"]
+__all__ = ["boxed", "canonical", "conclusion", "extract", "normalise"]
 
 _TOKEN = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
 _INK = re.compile(r"\S")
@@ -38,6 +39,17 @@ def extract(text: str) -> str | None:
         if answer:
             return answer
     return None
+
+
+def conclusion(text: str) -> str | None:
+    """The answer to a question of any kind: the last box, what the last line states as the answer,
+    or else all that follows the thinking. None where nothing does, or the thinking has no end."""
+    opens, closes = THINK_TAGS
+    said = text.rpartition(closes)[2].strip()
+    if opens in said:
+        return None
+    last = said.rpartition("\n")[2]
+    return boxed(said) or extract(last) or said or None
 
 
 def boxed(text: str) -> str | None:

@@ -13,6 +13,7 @@ from reasoning.configuration import Configuration, cost_model
 from reasoning.costs.kinetics import CostModel
 from reasoning.engines.base import Engine, Sampling
 from reasoning.errors import ConfigError
+from reasoning.evals.math_answers import canonical, conclusion
 from reasoning.header import note_sitting
 from reasoning.journal import Journal, digest
 from reasoning.naming import Spec, build, check_settings
@@ -190,9 +191,7 @@ class Solver:
                 f"79'; it cannot answer {problem[:60]!r}. Give another model, for example "
                 "models='openai/gpt-4o-mini'"
             )
-        # The id is the key of journal and results: another text is another problem.
-        name = f"question-{digest(problem)[:12]}"
-        return Problem(id=name, messages=({"role": "user", "content": problem},))
+        return question(problem)
 
 
 def solve(problem: str | Problem, **settings: Any) -> Solution:
@@ -210,6 +209,17 @@ def recognise(text: str) -> Problem | None:
         if found is not None:
             return found
     return None
+
+
+def question(text: str) -> Problem:
+    """A question that is no task's. Votes compare what a solution concludes, not its wording."""
+    return Problem(
+        # The key of journal and results: another text is another problem.
+        id=f"question-{digest(text)[:12]}",
+        messages=({"role": "user", "content": text},),
+        extract=conclusion,
+        canonical=canonical,
+    )
 
 
 def engine(spec: Any) -> Engine:

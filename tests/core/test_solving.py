@@ -60,6 +60,12 @@ def test_a_flops_budget_too_small_for_the_prompt_spends_nothing() -> None:
     assert "flops" in (solution.error or "") and engine.totals.requests == 0
 
 
+def test_a_question_of_no_task_is_voted_on_by_what_solutions_conclude() -> None:
+    wordings = ["So it is \\boxed{4}.", "Five.\nThe answer is 5.", "two and two:\nanswer: $4$"]
+    solution = majority(ScriptedEngine(script=wordings), n=3).solve("What is 2+2?")
+    assert solution.answer in ("4", "$4$") and solution.text in (wordings[0], wordings[2])
+
+
 @pytest.mark.parametrize("tokens", [1, 5, 9])
 def test_a_cap_is_used_up_in_its_own_unit_whatever_else_is_counted(tokens: int) -> None:
     """FLOPs that nothing caps, and FLOPs enough, cost no token of a cap on tokens."""

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reasoning.evals.math_answers import boxed, extract
+from reasoning.evals.math_answers import boxed, conclusion, extract
+
+PROSE = "The answer is open. Some say so.\nOthers do not."
 
 
 @pytest.mark.parametrize(
@@ -36,6 +38,23 @@ from reasoning.evals.math_answers import boxed, extract
 )
 def test_extract(text: str, answer: str | None) -> None:
     assert extract(text) == answer
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("<think>\\boxed{9}?</think>\nSo \\boxed{4}.", "4"),
+        ("2 + 2 is 4\n**Answer:** 4", "4"),
+        (PROSE, PROSE),
+        ("<think>I know</think>\n\nParis", "Paris"),
+        ("\\boxed{} Paris", "\\boxed{} Paris"),
+        ("<think>the answer is 4", None),
+        ("<think>I know</think>", None),
+        (" \n", None),
+    ],
+)
+def test_conclusion(text: str, answer: str | None) -> None:
+    assert conclusion(text) == answer
 
 
 @given(inner=st.text(alphabet="ab{} 1", max_size=20))
