@@ -5,7 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 GPU := $(shell nvidia-smi -L >/dev/null 2>&1 && echo yes)
 # Byte code of every file of every package takes more than half of an installation's time; what is
-# imported gets its own then. The warning is setuptools' about every editable installation.
+# imported gets its own then, also where a container's image says that Python must not write it.
+unexport PYTHONDONTWRITEBYTECODE
+# The warning is setuptools' about every editable installation.
 INSTALL := PYTHONWARNINGS="ignore:Editable installation" $(BIN)/python -m pip install --quiet --no-compile
 # Where pip's own index gives PyTorch with CUDA: make TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=

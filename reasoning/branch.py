@@ -107,6 +107,7 @@ class Branch:
         deadline: float | None = None,
         shared: SharedState | None = None,
         round_: int = 0,
+        streaming: bool = False,
     ) -> None:
         self.problem = problem
         self.bindings = bindings
@@ -118,7 +119,7 @@ class Branch:
         self.deadline = deadline
         self.shared = SharedState(journal) if shared is None else shared
         self.round = round_
-        self.cancellable = deadline is not None
+        self.cancellable = streaming or deadline is not None
         self.path = ""
         self._keys = Keys(bindings.seed, problem.id, replicate, "")
         self._progress = _Progress()

@@ -66,11 +66,12 @@ def explain(error: ValidationError) -> str:
     """A pydantic error as one line: where, and what is wrong there."""
     parts = []
     for problem in error.errors(include_url=False, include_context=False, include_input=True):
-        where = ".".join(str(part) for part in problem["loc"]) or "value"
+        where = ".".join(str(part) for part in problem["loc"])
         given = repr(problem.get("input"))
         message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "extra_forbidden":
             parts.append(f"unknown setting `{where}`")
         else:
-            parts.append(f"`{where}`: {message} (given {given[:60]})")
+            place = f"`{where}`: " if where else ""
+            parts.append(f"{place}{message} (given {given[:60]})")
     return "; ".join(parts)

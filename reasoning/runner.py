@@ -78,8 +78,14 @@ class Runner:
         self._bindings[id(configuration)] = (configuration, bindings)
         return bindings
 
-    async def solve(self, job: Job, *, reraise: bool = False) -> Solution:
-        """One job. An error of the problem becomes status `failed` (or is raised, on request)."""
+    async def solve(
+        self, job: Job, *, reraise: bool = False, streaming: bool = False
+    ) -> Solution:
+        """One job. An error of the problem becomes status `failed` (or is raised, on request).
+
+        streaming: chains are received as they are written, so that an interruption keeps them; a
+        problem with a deadline streams in any case.
+        """
         bindings = await self.bind(job.configuration)
         loop = asyncio.get_running_loop()
         began = loop.time()
@@ -96,6 +102,7 @@ class Runner:
             deadline=None if seconds is None else began + seconds,
             shared=self.shared,
             round_=job.round,
+            streaming=streaming,
         )
         status: Status = "ok"
         error: str | None = None

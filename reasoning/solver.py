@@ -143,12 +143,14 @@ class Solver:
             await runner.session.close()
 
     async def asolve(self, problem: str | Problem) -> Solution:
-        """Solve one problem. Raises what made it fail."""
+        """Solve one problem. Raises what made it fail. Ctrl-C ends it with the best answer so far,
+        chains that are half written included."""
         problem = self._problem(problem)
         async with self as solver:
             assert solver._runner is not None
             with interruptible(solver._runner.session):
-                return await solver._runner.solve(Job(problem, self._configuration), reraise=True)
+                job = Job(problem, self._configuration)
+                return await solver._runner.solve(job, reraise=True, streaming=True)
 
     async def asolve_many(self, problems: Iterable[str | Problem]) -> AsyncIterator[Solution]:
         """Solutions as they are done. One that fails has status `failed` and an error."""

@@ -293,6 +293,31 @@ def test_a_halt_ends_every_problem_in_order() -> None:
     assert [s.status for s in solutions] == ["interrupted", "interrupted"]
 
 
+@pytest.mark.parametrize("strategy", ["majority", "weighted", "best_of_n"])
+def test_ctrl_c_finds_the_chains_that_are_written(strategy: str) -> None:
+    seen: list[int] = []
+
+    def script(prompt: str, key: int) -> Line:
+        seen.append(key)
+        return Line("answer b" if key == seen[0] else "x" * 90, seconds=1.0)
+
+    engine = ScriptedEngine(script=script)
+    verifiers = {} if strategy == "majority" else {"verifier": "check"}
+    spec = {"name": strategy, "n": 2}
+    solver = Solver({"policy": engine}, strategy=spec, verifiers=verifiers)
+
+    async def main() -> reasoning.Solution:
+        async with solver:
+            assert solver._runner is not None
+            asyncio.get_running_loop().call_later(20.5, solver._runner.session.halt)
+            return await solver.asolve(problem())
+
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        solution = runner.run(main())
+    assert (solution.status, solution.answer) == ("interrupted", "b")
+    assert solution.usage.tokens == engine.totals.new > 20
+
+
 def test_an_engine_fault_fails_its_problem_and_no_other() -> None:
     def script(prompt: str, key: int) -> Line:
         fault = EngineError("the engine broke") if "bad" in prompt else None

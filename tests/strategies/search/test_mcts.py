@@ -190,13 +190,15 @@ def test_mcts_majority_decides_for_the_self_consistent_reward() -> None:
 def test_caps_are_hard_and_what_was_decoded_is_charged(
     seed: int, reward: str, tokens: int | None, passes: int | None, rollouts: int
 ) -> None:
-    engine = TreeEngine(wild(seed), noisy(seed), most=6, depth=4)
+    deep = {"most": 6, "depth": 4}
+    engine = TreeEngine(wild(seed), noisy(seed), **deep)
     budget = Budget(tokens=tokens, verifier_passes=passes)
     shape = {"n": 3, "rollouts": rollouts, "max_depth": 3}
     found = search("mcts", engine, reward=reward, budget=budget, **shape)
     keeps_to(budget, found, engine)
     if reward == "process" and passes == 0:
-        assert found.text == plain(wild(seed), budget=Budget(tokens=tokens)).text
+        alone = TreeEngine(wild(seed), **deep)
+        assert found.text == plain(alone, budget=Budget(tokens=tokens)).text
 
 
 @pytest.mark.parametrize("reward", REWARDS)

@@ -161,10 +161,13 @@ def search(
     return solver.solve(problem)
 
 
-def plain(says: Says, *, budget: Budget | None = None, max_tokens: int | None = 100) -> Solution:
+def plain(
+    says: Says | TreeEngine, *, budget: Budget | None = None, max_tokens: int | None = 100
+) -> Solution:
     """The one chain that plain decoding writes."""
+    engine = says if isinstance(says, TreeEngine) else TreeEngine(says)
     return Solver(
-        {"policy": TreeEngine(says)}, strategy="single", budget=budget, max_tokens=max_tokens
+        {"policy": engine}, strategy="single", budget=budget, max_tokens=max_tokens
     ).solve(PROBLEM)
 
 
