@@ -78,9 +78,7 @@ class Runner:
         self._bindings[id(configuration)] = (configuration, bindings)
         return bindings
 
-    async def solve(
-        self, job: Job, *, reraise: bool = False, streaming: bool = False
-    ) -> Solution:
+    async def solve(self, job: Job, *, reraise: bool = False, streaming: bool = False) -> Solution:
         """One job. An error of the problem becomes status `failed` (or is raised, on request).
 
         streaming: chains are received as they are written, so that an interruption keeps them; a
