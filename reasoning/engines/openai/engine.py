@@ -192,9 +192,9 @@ class OpenAIEngine(Engine):
         if not assembly.ended and events.head.startswith(b"{"):
             raise EngineReplyError(  # no Fault: sent again, it would be decoded and paid for again
                 f"{wire.url(dialect.path)} ignores `stream: true` and answered with one plain body "
-                f"({wire.words(events.head)}); use a server that streams, as vLLM does, or a recipe "
-                f"(`solve_many`) without a deadline, stop strings, and strategies or chain policies "
-                f"that watch chains as they are written"
+                f"({wire.words(events.head)}); use a server that streams, as vLLM does. No "
+                f"stream is needed by a recipe or `solve_many` without deadlines, stop strings and "
+                f"strategies or chain policies that watch chains as they are written"
             )
         if not assembly.ended:
             raise Fault("reset", f"{wire.url(dialect.path)}: the stream ended too early")
