@@ -230,7 +230,7 @@ class Scheduler:
                 self._prefixes.add(Prefix(work.ids, kv))
                 self._put_first(work)
             else:
-                self._answer(work, own, found.prefix, found.shared, kv)
+                self._answer(work, found, own, kv)
         self._admit_prefilled()
 
     def _put_first(self, work: Batch) -> None:
@@ -252,14 +252,8 @@ class Scheduler:
         cached = self._decoder.head == "reward" and not work.hidden
         return last if cached else min(work.needed, last)
 
-    def _answer(
-        self,
-        work: Pass,
-        hidden: Tensor,
-        prefix: Prefix | None,
-        shared: int,
-        kv: Tensor,
-    ) -> None:
+    def _answer(self, work: Pass, found: Found, hidden: Tensor, kv: Tensor) -> None:
+        prefix, shared = found.prefix, found.shared
         values: Tensor | None = None
         if self._decoder.head == "reward":
             fresh = self._decoder.rewards(hidden).cpu()

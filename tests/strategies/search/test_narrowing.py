@@ -8,8 +8,8 @@ import pytest
 
 from reasoning import Budget, Solution, Solver
 from reasoning.costs.kinetics import CostModel, ModelShape
-from reasoning.engines.scripted import Line, ScriptedEngine
-from tests.strategies.selection.scripts import line, problem, reward
+from reasoning.engines.scripted import ScriptedEngine
+from tests.strategies.selection.scripts import IN_WORDS, PRM, line_or_verdict, problem, reward
 
 SEARCHES: dict[str, dict[str, Any]] = {
     "a_star": {"k": 4, "expand_batch": 2},
@@ -29,23 +29,13 @@ COSTS = {
 }
 
 
-PRM = {"name": "prm", "model": "prm"}
-# Writes 3 times up to 256 tokens about a path.
-IN_WORDS = {"name": "self_evaluation", "model": "policy", "n": 3}
-
-
-def script(prompt: str, stream: int) -> Line:
-    """Of a path: what it goes on with; of a question about one: a verdict, at length."""
-    if "Question:" not in prompt:
-        return line(prompt, stream)
-    return Line(f"{'.' * 150} {('Sure', 'Likely', 'Impossible')[stream % 3]}")
-
-
 def search(
     name: str, budget: Budget, verifier: dict[str, Any] = PRM
 ) -> tuple[Solution, ScriptedEngine]:
     engine = ScriptedEngine(
-        script=script, rewards=reward, embeddings=lambda text: [reward(text), 1.0]
+        script=line_or_verdict(dots=150),
+        rewards=reward,
+        embeddings=lambda text: [reward(text), 1.0],
     )
     solver = Solver(
         {"policy": engine, "prm": engine},

@@ -10,6 +10,9 @@ from reasoning.engines.scripted import Line, Script, ScriptedEngine
 from reasoning.randomness import key, uniform
 from reasoning.strategy import Strategy
 
+PRM = {"name": "prm", "model": "prm"}
+# Writes 3 times up to 256 tokens about a chain.
+IN_WORDS = {"name": "self_evaluation", "model": "policy", "n": 3}
 _STEPS = {"step_tokens": 20}
 # Settings by which a strategy is done with a problem after a few asks; others need none.
 SMALL: dict[str, dict[str, Any]] = {
@@ -56,6 +59,17 @@ def line(prompt: str, stream: int) -> Line:
     steps = "".join(f"step {int(draw * 10)}\n" for draw in draws[: 2 + stream % 3])
     text = f"{steps}answer {'abc'[stream % 3]}\n"
     return Line(text, tops=tuple((-20 * draw,) for draw in draws))
+
+
+def line_or_verdict(dots: int) -> Script:
+    """`line` for a path; for a question about one a verdict, behind so many dots."""
+
+    def script(prompt: str, stream: int) -> Line:
+        if "Question:" not in prompt:
+            return line(prompt, stream)
+        return Line(f"{'.' * dots} {('Sure', 'Likely', 'Impossible')[stream % 3]}")
+
+    return script
 
 
 def reward(text: str) -> float:

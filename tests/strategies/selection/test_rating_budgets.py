@@ -8,26 +8,17 @@ import pytest
 
 from reasoning import Budget, Solution, Solver
 from reasoning.costs.kinetics import CostModel, ModelShape
-from reasoning.engines.scripted import Line, ScriptedEngine
-from tests.strategies.selection.scripts import line, problem, reward
+from reasoning.engines.scripted import ScriptedEngine
+from tests.strategies.selection.scripts import IN_WORDS, PRM, line_or_verdict, problem, reward
 
 # To read or to write a token is 2 FLOPs, and writing one costs 1 and reading one 0.5 in money.
 COST = CostModel(ModelShape(parameters=1, kv_elements=0, gqa=1), token_price=1.0, prefill_price=0.5)
-PRM = {"name": "prm", "model": "prm"}
-# Writes 3 times up to 256 tokens about a chain.
-IN_WORDS = {"name": "self_evaluation", "model": "policy", "n": 3}
-
-
-def script(prompt: str, stream: int) -> Line:
-    if "Question:" not in prompt:
-        return line(prompt, stream)
-    return Line(f"{'.' * 50} {('Sure', 'Likely', 'Impossible')[stream % 3]}")
 
 
 def solve(
     name: str, budget: Budget, verifier: dict[str, Any] = PRM, max_tokens: int | None = 60
 ) -> tuple[Solution, ScriptedEngine]:
-    engine = ScriptedEngine(script=script, rewards=reward)
+    engine = ScriptedEngine(script=line_or_verdict(dots=50), rewards=reward)
     solver = Solver(
         {"policy": engine, "prm": engine},
         strategy={"name": name, "n": 8},
