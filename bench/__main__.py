@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -62,7 +61,7 @@ def _transport_vllm(sizes: argparse.Namespace) -> Table:
         # On two cores vLLM needs both: one for its worker, one for what keeps it busy.
         apart = len(cores.servers()) > 1
         with cores.on(cores.servers()) if apart else contextlib.nullcontext():
-            url = stack.enter_context(_vllm())
+            url = stack.enter_context(_vllm(sizes.out))
         stack.enter_context(cores.on(cores.client()))
         table = asyncio.run(
             transport.run(
@@ -125,13 +124,14 @@ def _policy_and_prm() -> tuple[Engine, Engine]:
 
 
 @contextlib.contextmanager
-def _vllm() -> Iterator[str]:
+def _vllm(out: Path) -> Iterator[str]:
+    """A vLLM server; what it says is kept in `out`."""
     from reasoning.engines.vllm.server import CPU_ARGUMENTS, serving
 
-    with tempfile.TemporaryDirectory() as folder:
-        log = Path(folder) / "vllm.log"
-        with serving("countdown-policy", "--max-model-len", "512", *CPU_ARGUMENTS, log=log) as url:
-            yield url
+    out.mkdir(parents=True, exist_ok=True)
+    log = out / "vllm-server.log"
+    with serving("countdown-policy", "--max-model-len", "512", *CPU_ARGUMENTS, log=log) as url:
+        yield url
 
 
 PARTS: dict[str, Callable[[argparse.Namespace], Table]] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -41,8 +42,8 @@ async def alternate(
     """`rounds` samples of each. Odd rounds go backwards (A B, B A, ...), so that a machine that
     warms up or slows down favours nobody. One round before them is thrown away.
 
-    Ctrl-C ends it with the rounds that are whole, if they are two or more: what was measured is not
-    lost."""
+    Ctrl-C, or a contender that fails, ends it with the rounds that are whole, if they are two or
+    more: what was measured is not lost."""
     names = list(contenders)
     found: dict[str, list[S]] = {name: [] for name in names}
     try:
@@ -53,11 +54,14 @@ async def alternate(
                 await asyncio.sleep(0.05)
                 if number >= 0:
                     found[name].append(sample)
-    except asyncio.CancelledError:
+    except (asyncio.CancelledError, Exception) as ended:
         whole, task = min(map(len, found.values())), asyncio.current_task()
         if whole < 2 or task is None:
             raise
-        task.uncancel()
+        if isinstance(ended, asyncio.CancelledError):
+            task.uncancel()
+        else:
+            print(f"ended after {whole} of {rounds} rounds: {ended!r}", file=sys.stderr)
         return {name: samples[:whole] for name, samples in found.items()}
     return found
 

@@ -65,6 +65,26 @@ def test_what_was_measured_is_not_lost_with_ctrl_c(stopped_at: int) -> None:
         signal.signal(signal.SIGINT, kept)
 
 
+def test_nor_with_a_contender_that_fails(capsys: pytest.CaptureFixture[str]) -> None:
+    measured = 0
+
+    async def measure() -> Sample:
+        nonlocal measured
+        measured += 1
+        if measured > 7:
+            raise ConnectionError("the server is gone")
+        return Sample(tokens=1, requests=1, seconds=1.0, cpu=0.0)
+
+    made = asyncio.run(alternate({"a": measure, "b": measure}, 9))
+    assert [len(samples) for samples in made.values()] == [2, 2]
+    assert (
+        "ended after 2 of 9 rounds: ConnectionError('the server is gone')"
+        in capsys.readouterr().err
+    )
+    with pytest.raises(ConnectionError):
+        asyncio.run(alternate({"a": measure}, 9))
+
+
 def test_time_is_shared_out_once() -> None:
     found = bounds.shares(
         [

@@ -21,8 +21,9 @@ from reasoning.engines.local.slots import Slots
 from reasoning.errors import ModelError
 
 FAMILIES = ("qwen3", "qwen2", "llama", "mistral")
-# Rows of the slots that attend together on a CPU.
-BAND = 16
+# Rows of the slots that attend together on a CPU. Beside 16 a beam search was 9 % faster, whose rows
+# come and go (each that goes moves one row a band), and best-of-N as fast.
+BAND = 32
 
 
 class Decoder:
