@@ -27,6 +27,7 @@ from reasoning.engines import weights
 from reasoning.engines.base import SampleRequest, Sampling, Stream
 from reasoning.engines.openai import OpenAIEngine
 from reasoning.engines.openai.token_ids import TokenIds
+from reasoning.engines.openai.transport import KEEP_ALIVE_SECONDS
 from reasoning.journal import Journal
 from reasoning.problem import Problem
 from reasoning.replies import ReplyStore
@@ -60,7 +61,8 @@ class Raw:
 
     async def __call__(self) -> Sample:
         bodies = [self._body(next(self._numbers), TOKENS) for _ in range(self._size)]
-        connector = aiohttp.TCPConnector(limit=0)
+        # As the engine's: the server closes what is idle for longer, just when it is used again.
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS)
         headers = {"Content-Type": "application/json"}
         async with aiohttp.ClientSession(connector=connector, headers=headers) as session:
             await self._send(session, [self._body(0, 1)] * self._concurrency)
