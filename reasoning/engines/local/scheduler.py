@@ -210,8 +210,7 @@ class Scheduler:
     def _prefill(self, group: list[Found]) -> None:
         first = len(self._live)
         width = max(len(found.missing) for found in group)
-        longest = max(found.shared for found in group) + width
-        self._slots.reserve(first + len(group), max(longest, *(len(f.work.ids) for f in group)))
+        self._slots.reserve(first + len(group), max(found.shared for found in group) + width)
         device = self._decoder.device
         padded = torch.zeros(len(group), width, dtype=torch.long)
         starts = torch.tensor([found.shared for found in group])
