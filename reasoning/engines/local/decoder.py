@@ -8,6 +8,8 @@ to change the query's rotation and the rows it reads, nothing stored.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +19,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from reasoning.engines.local.slots import Slots
+from reasoning.engines.local.slots import Rows, Slots
 from reasoning.errors import ModelError
 
 FAMILIES = ("qwen3", "qwen2", "llama", "mistral")
-# Rows of the slots that attend together on a CPU. Beside 16, best-of-N was as fast and beam search
-# 9 % faster: its rows come and go, and each that goes moves one row a band.
-BAND = 32
 
 
 class Decoder:
@@ -80,66 +79,35 @@ class Decoder:
         return Slots(*shape, rows, length, self.dtype, self.device)
 
     @torch.inference_mode()
-    def forward(self, ids: Tensor, starts: Tensor, slots: Slots, first: int) -> Tensor:
-        """Hidden states [G, T, hidden] of `ids` [G, T], written to rows first..first+G at
-        positions starts[g]..starts[g]+T (starts [G]). Padding at the end of a row is written too
-        and never seen: a later write covers it, and no earlier query looks that far."""
-        group, width = ids.shape
-        positions = starts[:, None] + torch.arange(width, device=self.device)
-        bands = self._bands(positions)
-        angles = positions[..., None].float() * self._inverse
-        cos = (angles.cos() * self._rope_scale).to(self.dtype)[:, :, None]
-        sin = (angles.sin() * self._rope_scale).to(self.dtype)[:, :, None]
+    def forward(self, ids: Tensor, parts: Sequence[Rows]) -> Tensor:
+        """Hidden states [N, hidden] of `ids` [N]: the new tokens of all the rows, one row after
+        the other, part by part. Their KV is written to the rows' slots."""
+        groups = self.heads // self.kv_heads
+        views = [_View.of(rows, groups, self.dtype, self.device) for rows in parts]
+        sizes = [view.positions.numel() for view in views]
+        positions = torch.cat([view.positions.flatten() for view in views])
+        angles = positions[:, None].float() * self._inverse
+        cos = (angles.cos() * self._rope_scale).to(self.dtype)[:, None]
+        sin = (angles.sin() * self._rope_scale).to(self.dtype)[:, None]
         hidden = F.embedding(ids, self._embedding)
         for layer, block in enumerate(self._blocks):
             residual = hidden
             hidden = F.rms_norm(hidden, hidden.shape[-1:], block.input_norm, self.epsilon)
             qkv = F.linear(hidden, block.qkv, block.qkv_bias)
-            qkv = qkv.view(group, width, self.heads + 2 * self.kv_heads, self.head_dim)
-            q, k, v = torch.split(qkv, [self.heads, self.kv_heads, self.kv_heads], dim=2)
+            qkv = qkv.view(len(ids), self.heads + 2 * self.kv_heads, self.head_dim)
+            q, k, v = torch.split(qkv, [self.heads, self.kv_heads, self.kv_heads], dim=1)
             if block.q_norm is not None:
                 q = F.rms_norm(q, (self.head_dim,), block.q_norm, self.epsilon)
                 k = F.rms_norm(k, (self.head_dim,), block.k_norm, self.epsilon)
             q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
-            keys, values = slots.write(layer, first, positions, k, v)
-            # Query heads of one KV head become queries of it: no key is repeated.
-            q = q.view(group, width, self.kv_heads, -1, self.head_dim).permute(0, 2, 3, 1, 4)
-            q = q.reshape(group, self.kv_heads, -1, self.head_dim)
-            parts = [
-                F.scaled_dot_product_attention(
-                    q[rows], keys[rows, :, :length], values[rows, :, :length], attn_mask=mask
-                )
-                for rows, length, mask in bands
-            ]
-            out = (
-                torch.cat(parts)
-                .view(group, self.kv_heads, -1, width, self.head_dim)
-                .permute(0, 3, 1, 2, 4)
-            )
-            hidden = residual + F.linear(out.reshape(group, width, -1), block.output)
+            pieces = zip(views, *(torch.split(x, sizes) for x in (q, k, v)), strict=True)
+            attended = [view.attend(layer, *piece) for view, *piece in pieces]
+            hidden = residual + F.linear(torch.cat(attended), block.output)
             residual = hidden
             hidden = F.rms_norm(hidden, hidden.shape[-1:], block.mlp_norm, self.epsilon)
             gate, up = F.linear(hidden, block.gate_up).chunk(2, dim=-1)
             hidden = residual + F.linear(F.silu(gate) * up, block.down)
         return F.rms_norm(hidden, hidden.shape[-1:], self._norm, self.epsilon)
-
-    def _bands(self, positions: Tensor) -> list[tuple[slice, int, Tensor]]:
-        """Rows that attend together: (rows, keys they look at, mask [rows, 1, queries, keys]).
-
-        On a CPU decoding is bound by reading keys, so that rows are not made to read as many as
-        the longest of the whole batch; on a GPU one launch is worth more.
-        """
-        group = len(positions)
-        step = BAND if self.device.type == "cpu" else group
-        bands = []
-        for start in range(0, group, step):
-            own = positions[start : start + step]
-            length = int(own.max()) + 1
-            # True where a query sees a key: at its own position and before.
-            mask = torch.arange(length, device=self.device) <= own[:, :, None]
-            mask = mask[:, None].repeat(1, 1, self.heads // self.kv_heads, 1)
-            bands.append((slice(start, start + step), length, mask))
-        return bands
 
     @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:
@@ -155,6 +123,40 @@ class Decoder:
         if logits.shape[-1] == 1:
             return torch.sigmoid(logits[..., 0])
         return torch.softmax(logits, dim=-1)[..., -1]
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """Rows that attend together: R rows, T new tokens in each, that see L positions at most.
+
+    positions [R, T]: of the new tokens. mask [R, 1, queries, L], added to the scores: the query
+    heads of one KV head are its queries, head by head, so that no key is repeated.
+    """
+
+    rows: Rows
+    positions: Tensor
+    mask: Tensor
+
+    @staticmethod
+    def of(rows: Rows, groups: int, dtype: torch.dtype, device: torch.device) -> _View:
+        """groups: query heads of one KV head."""
+        starts = torch.tensor(rows.starts, device=device)
+        positions = starts[:, None] + torch.arange(rows.width, device=device)
+        later = torch.arange(rows.length, device=device) > positions[..., None]
+        mask = torch.zeros(later.shape, dtype=dtype, device=device).masked_fill_(later, -torch.inf)
+        return _View(rows, positions, mask[:, None].repeat(1, 1, groups, 1))
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """[R x T, heads x D] of q [R x T, heads, D] and k, v [R x T, KV heads, D], which are
+        stored first."""
+        count, width = self.positions.shape
+        kv_heads, head_dim = k.shape[1:]
+        keys, values = self.rows.write(layer, self.positions, k, v)
+        q = q.view(count, width, kv_heads, -1, head_dim).permute(0, 2, 3, 1, 4)
+        q = q.reshape(count, kv_heads, -1, head_dim)
+        out = F.scaled_dot_product_attention(q, keys, values, attn_mask=self.mask)
+        out = out.view(count, kv_heads, -1, width, head_dim).permute(0, 3, 1, 2, 4)
+        return out.reshape(count * width, -1)
 
 
 class _Block:
@@ -193,7 +195,7 @@ def _reward_head(weights: dict[str, Tensor]) -> list[tuple[Tensor, Tensor | None
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding, half-split pairing; x [G, T, heads, D], cos and sin [G, T, 1, D / 2]."""
+    """Rotary embedding, half-split pairing; x [N, heads, D], cos and sin [N, 1, D / 2]."""
     first, second = x.chunk(2, dim=-1)
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 

@@ -32,7 +32,8 @@ from reasoning.engines.base import (
 from reasoning.engines.hf_tokenizer import HFTokenizer
 from reasoning.engines.local.decoder import Decoder
 from reasoning.engines.local.sampler import logprob
-from reasoning.engines.local.scheduler import Batch, Pass, Scheduler
+from reasoning.engines.local.scheduler import Scheduler
+from reasoning.engines.local.work import Batch, Pass
 from reasoning.errors import ConfigError, EngineUnavailable, PromptError
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

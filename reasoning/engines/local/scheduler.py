@@ -1,25 +1,26 @@
 """Continuous batching: sequences join and leave between steps of one batched forward pass.
 
-Live sequences sit in rows 0..B-1 of the slots. A step first prefills some that wait, in rows B
-and up, then decodes one token for every live one. A sequence that ends leaves its KV in the
-prefix cache, and later rows move up.
+A step first prefills some that wait, then decodes one token for every live one. A sequence that
+ends leaves its KV in the prefix cache.
 """
 
 from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from reasoning.engines.base import Completion, Finish, SampleRequest, TokenLogprob
+from reasoning.engines.base import Completion, Finish
 from reasoning.engines.hf_tokenizer import Detokenizer, HFTokenizer
-from reasoning.engines.local.decoder import BAND, Decoder
+from reasoning.engines.local.buckets import Buckets
+from reasoning.engines.local.decoder import Decoder
 from reasoning.engines.local.prefixes import Prefix, PrefixCache
-from reasoning.engines.local.sampler import Row, sample
+from reasoning.engines.local.sampler import sample
+from reasoning.engines.local.slots import Rows
+from reasoning.engines.local.work import Batch, Pass, Sequence
 
 # New tokens that one step prefills at most, so that decoding does not stall for long.
 PREFILL_TOKENS = 4096
@@ -27,76 +28,6 @@ PREFILL_TOKENS = 4096
 # pass of its own: each of them decodes that token (usage has it once, as ever). More would do in n
 # rows what a pass does in one.
 WITHOUT_PREFILL = 4
-
-
-@dataclass(eq=False)
-class Pass:
-    """A prefill whose hidden states are wanted (score, choose, pool, embed).
-
-    needed: position from which outputs are wanted. read(outputs): called in the worker with the
-    logits (or reward values) at positions needed..end. Rewards are cached with the prefix.
-    hidden: read(outputs) gets the hidden states themselves.
-    """
-
-    ids: tuple[int, ...]
-    needed: int
-    done: Callable[[Tensor, int], None]  # outputs [end - needed, V, 1 or hidden], cached tokens
-    failed: Callable[[Exception], None]
-    hidden: bool = False
-    cancelled: bool = False
-    priority: int = 0
-
-
-@dataclass(eq=False)
-class Sequence:
-    """One continuation being decoded."""
-
-    request: Batch
-    index: int
-    tokens: list[int] = field(default_factory=list)
-    text: str = ""
-    logprobs: list[TokenLogprob] = field(default_factory=list)
-    detokenizer: Detokenizer | None = None
-    stopped: bool = False  # its sink wants no more
-
-    @property
-    def length(self) -> int:
-        """Positions of its row that are filled: all but its last token's."""
-        return len(self.request.ids) + len(self.tokens) - 1
-
-    def row(self) -> Row:
-        sampling, request = self.request.ask.sampling, self.request.ask
-        banned = self.request.enders if len(self.tokens) < sampling.min_tokens else ()
-        index = request.position + len(self.tokens)
-        return Row(sampling, request.streams[self.index].key, index, banned)
-
-
-@dataclass(eq=False)
-class Batch:
-    """A sample request: n sequences over one prompt, prefilled once."""
-
-    ask: SampleRequest
-    enders: tuple[int, ...]  # token ids that end a chain
-    limit: int  # tokens a chain may have here
-    done: Callable[[list[Completion], int, int], None]  # completions, prefilled, cached
-    failed: Callable[[Exception], None]
-    sink: Callable[[int, int, str, TokenLogprob | None], None] | None
-    cancelled: bool = False
-    waiting: int = 0  # sequences admitted so far
-    prefill: int = 0
-    cached: int = 0
-    completions: dict[int, Completion] = field(default_factory=dict)
-    prompt_kv: Tensor | None = None  # without the last token's where there are no logits of it
-    first_logits: Tensor | None = None
-    sequences: list[Sequence] = field(default_factory=list)
-
-    @property
-    def ids(self) -> tuple[int, ...]:
-        return self.ask.prompt_ids
-
-    @property
-    def priority(self) -> int:
-        return self.ask.priority
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +38,9 @@ class Found:
     prefix: Prefix | None
     shared: int
 
-    @property
-    def missing(self) -> tuple[int, ...]:
-        return self.work.ids[self.shared :]
+    def width(self) -> int:
+        """New tokens in its row."""
+        return len(self.work.ids) - self.shared
 
 
 class Scheduler:
@@ -128,9 +59,9 @@ class Scheduler:
         self._tokenizer = tokenizer
         self._eos = frozenset(eos_ids)
         self._max_batch = max_batch
-        self._slots = decoder.slots(8, 128)
+        self._prefill_slots = decoder.slots(8, 128)  # rows of one pass
         self._prefixes = PrefixCache(prefix_bytes)
-        self._live: list[Sequence] = []
+        self._live = Buckets(decoder)
         self._waiting: list[tuple[int, int, Batch | Pass]] = []
         self._passing: list[Found] = []  # neither waiting nor answered: open if their pass fails
         self._order = itertools.count()
@@ -157,12 +88,11 @@ class Scheduler:
         return list(dict.fromkeys(known))
 
     def _drop_cancelled(self) -> None:
-        for row in range(len(self._live) - 1, -1, -1):
-            sequence = self._live[row]
+        for sequence in list(self._live):
             if sequence.request.cancelled:
-                self._leave(row)
+                self._leave(sequence)
             elif sequence.stopped:
-                self._end(row, "abort", None)
+                self._end(sequence, "abort", None)
         if any(work.cancelled for _, _, work in self._waiting):
             self._waiting = [item for item in self._waiting if not item[2].cancelled]
             heapq.heapify(self._waiting)
@@ -208,21 +138,26 @@ class Scheduler:
         return Found(work, prefix, shared)
 
     def _prefill(self, group: list[Found]) -> None:
-        first = len(self._live)
-        width = max(len(found.missing) for found in group)
-        self._slots.reserve(first + len(group), max(found.shared for found in group) + width)
-        device = self._decoder.device
-        padded = torch.zeros(len(group), width, dtype=torch.long)
-        starts = torch.tensor([found.shared for found in group])
-        for g, found in enumerate(group):
-            if found.prefix is not None:
-                self._slots.put(first + g, found.prefix.kv, found.shared)
-            padded[g, : len(found.missing)] = torch.tensor(found.missing)
-        hidden = self._decoder.forward(padded.to(device), starts.to(device), self._slots, first)
-        for g, found in enumerate(group):
+        """One pass over what is missing, without padding."""
+        slots = self._prefill_slots
+        slots.reserve(len(group), max(len(found.work.ids) for found in group))
+        group = sorted(group, key=Found.width)
+        parts: list[Rows] = []
+        row = 0
+        for width, alike in itertools.groupby(group, Found.width):
+            starts: list[int] = []
+            for found in alike:
+                if found.prefix is not None:
+                    slots.put(row + len(starts), found.prefix.kv, found.shared)
+                starts.append(found.shared)
+            parts.append(Rows(slots, row, starts, width))
+            row += len(starts)
+        ids = [token for found in group for token in found.work.ids[found.shared :]]
+        hidden = self._decoder.forward(torch.tensor(ids, device=self._decoder.device), parts)
+        outputs = torch.split(hidden, [found.width() for found in group])
+        for row, (found, own) in enumerate(zip(group, outputs, strict=True)):
             work = found.work
-            own = hidden[g, : len(found.missing)]
-            kv = self._slots.take(first + g, len(work.ids))
+            kv = slots.take(row, len(work.ids))
             if isinstance(work, Batch):
                 work.prompt_kv = kv
                 work.first_logits = self._decoder.logits(own[-1:])[0]
@@ -270,53 +205,36 @@ class Scheduler:
     def _join(self, batch: Batch, reserved: int) -> bool:
         """Turn waiting sequences of a prefilled batch live; True when none is left waiting."""
         assert batch.prompt_kv is not None
-        prompt = len(batch.ids)
-        known = prompt if batch.first_logits is not None else prompt - 1
+        known = len(batch.ids) if batch.first_logits is not None else len(batch.ids) - 1
+        needs_text = batch.sink is not None or bool(batch.ask.sampling.stop)
         fresh: list[Sequence] = []
-        while batch.waiting < batch.ask.n:
-            row = len(self._live) + len(fresh)
-            if row + reserved >= self._max_batch:
-                break
-            self._slots.reserve(row + 1, prompt + 1)
-            self._slots.put(row, batch.prompt_kv, known)
-            needs_text = batch.sink is not None or bool(batch.ask.sampling.stop)
-            fresh.append(
-                Sequence(
-                    batch,
-                    batch.waiting,
-                    detokenizer=Detokenizer(self._tokenizer) if needs_text else None,
-                )
-            )
+        while batch.waiting < batch.ask.n and len(self._live) + reserved < self._max_batch:
+            detokenizer = Detokenizer(self._tokenizer) if needs_text else None
+            fresh.append(Sequence(batch, batch.waiting, detokenizer=detokenizer))
+            self._live.add(fresh[-1], batch.prompt_kv, known)
             batch.waiting += 1
-        if fresh:
-            first = len(self._live)
-            self._live.extend(fresh)
-            batch.sequences.extend(fresh)
-            if batch.first_logits is not None:
-                logits = batch.first_logits.expand(len(fresh), -1)
-                self._take(range(first, first + len(fresh)), logits)
+        batch.sequences.extend(fresh)
+        if fresh and batch.first_logits is not None:
+            self._take(fresh, batch.first_logits.expand(len(fresh), -1))
         return batch.waiting == batch.ask.n
 
     # Decode.
 
     def _decode(self) -> None:
-        lengths = [sequence.length for sequence in self._live]
-        self._slots.reserve(len(self._live), max(lengths) + 1)
-        device = self._decoder.device
-        last = [s.tokens[-1] if s.tokens else s.request.ids[-1] for s in self._live]
-        ids = torch.tensor(last, device=device)[:, None]
-        starts = torch.tensor(lengths, device=device)
-        hidden = self._decoder.forward(ids, starts, self._slots, 0)
-        self._take(range(len(self._live)), self._decoder.logits(hidden[:, -1]))
+        parts = self._live.parts()
+        sequences = list(self._live)
+        last = [s.tokens[-1] if s.tokens else s.request.ids[-1] for s in sequences]
+        hidden = self._decoder.forward(torch.tensor(last, device=self._decoder.device), parts)
+        self._take(sequences, self._decoder.logits(hidden))
 
-    def _take(self, rows: range, logits: Tensor) -> None:
-        """Draw a token for each row; end those that end, last row first."""
-        tokens, logprobs = sample(logits, [self._live[row].row() for row in rows])
-        for row, token, value in reversed(list(zip(rows, tokens, logprobs, strict=True))):
-            sequence = self._live[row]
+    def _take(self, sequences: list[Sequence], logits: Tensor) -> None:
+        """Draw a token for each; end those that end."""
+        tokens, logprobs = sample(logits, [sequence.row() for sequence in sequences])
+        self.counters["new"] += len(tokens)
+        for sequence, token in zip(sequences, tokens, strict=True):
+            sequence.tokens.append(token)  # of all, before one that ends makes a row move
+        for sequence, token, value in zip(sequences, tokens, logprobs, strict=True):
             request = sequence.request
-            self.counters["new"] += 1
-            sequence.tokens.append(token)
             if value is not None:
                 sequence.logprobs.append(value)
             piece = ""
@@ -327,9 +245,9 @@ class Scheduler:
                 request.sink(sequence.index, token, piece, value)
             found = self._stop(sequence, token, piece)
             if found is not None:
-                self._end(row, "stop", found)
+                self._end(sequence, "stop", found)
             elif len(sequence.tokens) >= request.limit:
-                self._end(row, "length", None)
+                self._end(sequence, "length", None)
 
     def _stop(self, sequence: Sequence, token: int, piece: str) -> str | int | None:
         sampling = sequence.request.ask.sampling
@@ -346,8 +264,7 @@ class Scheduler:
                 return stop
         return None
 
-    def _end(self, row: int, finish: Finish, reason: str | int | None) -> None:
-        sequence = self._live[row]
+    def _end(self, sequence: Sequence, finish: Finish, reason: str | int | None) -> None:
         batch = sequence.request
         text = self._tokenizer.decode(sequence.tokens)
         if isinstance(reason, str) and not batch.ask.sampling.include_stop:
@@ -356,29 +273,15 @@ class Scheduler:
         batch.completions[sequence.index] = Completion(
             tuple(sequence.tokens), text, finish, reason, logprobs
         )
-        self._leave(row)
+        self._leave(sequence)
         if len(batch.completions) == batch.ask.n:
             ordered = [batch.completions[i] for i in range(batch.ask.n)]
             batch.done(ordered, batch.prefill, batch.cached)
 
-    def _leave(self, row: int) -> None:
-        """Free a row: its KV goes to the prefix cache, a later row into its place."""
-        sequence = self._live[row]
-        # The last token's KV was never computed.
-        ids = (*sequence.request.ids, *sequence.tokens)[: sequence.length]
+    def _leave(self, sequence: Sequence) -> None:
+        """Free its row; what is in it goes to the prefix cache."""
         if self._prefixes.enabled:
-            self._prefixes.add(Prefix(ids, self._slots.take(row, len(ids))))
-        last = len(self._live) - 1
-        longest = self._live[last].length
-        # Rows join at the end, so a row has seen less than those far before it. Filling the hole
-        # from the band behind, and that one's likewise, keeps rows of like length in a band. Where
-        # the last row is no shorter than that one, it may as well go there at once.
-        while row < last:
-            behind = min(row + BAND, last)
-            if self._live[behind].length <= longest:
-                behind = last
-            mover = self._live[behind]
-            self._slots.copy(behind, row, mover.length)
-            self._live[row] = mover
-            row = behind
-        self._live.pop()
+            # The last token's KV was never computed.
+            ids = (*sequence.request.ids, *sequence.tokens)[: sequence.length]
+            self._prefixes.add(Prefix(ids, self._live.kv(sequence)))
+        self._live.remove(sequence)

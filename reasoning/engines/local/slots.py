@@ -1,6 +1,9 @@
-"""KV slots: one row a live sequence, packed from row 0, so that decoding reads plain slices."""
+"""KV slots: a row for each sequence, packed from row 0, so that attention reads plain slices."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -40,28 +43,10 @@ class Slots:
             grown[:, : before[1], :, : before[3]] = getattr(self, name)
             setattr(self, name, grown)
 
-    def write(
-        self, layer: int, first: int, positions: Tensor, k: Tensor, v: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Store k, v [G, T, KV heads, D] at positions [G, T] of rows first..first+G; gives these
-        rows' keys and values [G, KV heads, length, D]."""
-        group, width = positions.shape
-        part = slice(first, first + group)
-        keys, values = self.keys[layer, part], self.values[layer, part]
-        rows = torch.arange(group, device=k.device)
-        if width == 1:
-            keys[rows, :, positions[:, 0]] = k[:, 0]
-            values[rows, :, positions[:, 0]] = v[:, 0]
-        else:
-            keys[rows[:, None], :, positions] = k
-            values[rows[:, None], :, positions] = v
-        return keys, values
-
-    def copy(self, source: int, target: int, length: int) -> None:
-        """Copy a row's first `length` positions to another row."""
-        if length and source != target:
-            self.keys[:, target, :, :length] = self.keys[:, source, :, :length]
-            self.values[:, target, :, :length] = self.values[:, source, :, :length]
+    def copy(self, target: Slots, source_row: int, row: int, length: int) -> None:
+        """Copy a row's first `length` positions to a row of `target`."""
+        target.keys[:, row, :, :length] = self.keys[:, source_row, :, :length]
+        target.values[:, row, :, :length] = self.values[:, source_row, :, :length]
 
     def take(self, row: int, length: int) -> Tensor:
         """A copy [2, layers, KV heads, length, D] of a row."""
@@ -73,3 +58,31 @@ class Slots:
         """Write the first `length` positions of what `take` gave into a row."""
         self.keys[:, row, :, :length] = saved[0, :, :, :length]
         self.values[:, row, :, :length] = saved[1, :, :, :length]
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows of some slots that go on together, from row `first` on: `width` new tokens in each.
+
+    starts: the position of each row's first new token; all before it are filled.
+    """
+
+    slots: Slots
+    first: int
+    starts: Sequence[int]
+    width: int
+
+    @property
+    def length(self) -> int:
+        """Positions of the longest row, with its new ones."""
+        return max(self.starts) + self.width
+
+    def write(self, layer: int, positions: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Store k, v [R x T, KV heads, D] at positions [R, T]. Gives all keys and values of the
+        rows [R, KV heads, length, D], of which shorter rows have filled less."""
+        part = slice(self.first, self.first + len(self.starts))
+        keys, values = self.slots.keys[layer, part], self.slots.values[layer, part]
+        rows = torch.arange(len(self.starts), device=k.device).repeat_interleave(self.width)
+        keys[rows, :, positions.flatten()] = k
+        values[rows, :, positions.flatten()] = v
+        return keys[:, :, : self.length], values[:, :, : self.length]

@@ -13,6 +13,7 @@ from reasoning.engines.base import SampleRequest, Sampling, Stream  # noqa: E402
 from reasoning.engines.local import LocalEngine  # noqa: E402
 from reasoning.engines.local.decoder import Decoder  # noqa: E402
 from reasoning.engines.local.scheduler import WITHOUT_PREFILL  # noqa: E402
+from reasoning.engines.local.slots import Rows  # noqa: E402
 from reasoning.errors import (  # noqa: E402
     CapabilityError,
     ConfigError,
@@ -222,13 +223,13 @@ async def test_an_engine_that_dies_leaves_no_ask_waiting(
 ) -> None:
     whole, prefills = Decoder.forward, 0
 
-    def forward(self: Decoder, ids: Any, *rest: Any) -> Any:
+    def forward(self: Decoder, ids: Any, parts: list[Rows]) -> Any:
         nonlocal prefills
-        decoding = ids.shape[1] == 1
+        decoding = all(rows.width == 1 for rows in parts)
         prefills += not decoding
         if prefills == 2 and decoding == (fails == "decode"):
             raise torch.OutOfMemoryError("out of memory")
-        return whole(self, ids, *rest)
+        return whole(self, ids, parts)
 
     monkeypatch.setattr(Decoder, "forward", forward)
     async with LocalEngine(POLICY, threads=1) as engine:
