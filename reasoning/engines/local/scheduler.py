@@ -32,8 +32,12 @@ WITHOUT_PREFILL = 4
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Work that needs a pass: the prefix cache holds its first `shared` ids."""
+    """Work that needs a pass: the prefix cache holds its first `shared` ids.
 
+    place: in the queue, which a batch gets back when it is prefilled.
+    """
+
+    place: int
     work: Batch | Pass
     prefix: Prefix | None
     shared: int
@@ -105,11 +109,11 @@ class Scheduler:
         fresh: list[Found] = []
         self._passing = fresh
         while self._waiting and room > 0:
-            work = self._waiting[0][2]
+            _, place, work = self._waiting[0]
             if isinstance(work, Batch) and len(self._live) + len(fresh) >= self._max_batch:
                 break
             if isinstance(work, Pass) or work.prompt_kv is None:
-                found = self._look_up(work)
+                found = self._look_up(place, work)
                 if found is not None:
                     heapq.heappop(self._waiting)
                     fresh.append(found)
@@ -123,7 +127,7 @@ class Scheduler:
             self._prefill(fresh)
             self._passing = []
 
-    def _look_up(self, work: Batch | Pass) -> Found | None:
+    def _look_up(self, place: int, work: Batch | Pass) -> Found | None:
         """What the cache holds of the work's ids; None where that is all: the batch may join."""
         # At least the last token is computed: its output is wanted.
         most = len(work.ids) - 1 if isinstance(work, Batch) else self._reusable(work)
@@ -135,16 +139,16 @@ class Scheduler:
             if prefix is not None and shared == most and work.ask.n <= WITHOUT_PREFILL:
                 work.prompt_kv = prefix.kv
                 return None
-        return Found(work, prefix, shared)
+        return Found(place, work, prefix, shared)
 
     def _prefill(self, group: list[Found]) -> None:
         """One pass over what is missing, without padding."""
         slots = self._prefill_slots
         slots.reserve(len(group), max(len(found.work.ids) for found in group))
-        group = sorted(group, key=Found.width)
+        by_width = sorted(group, key=Found.width)
         parts: list[Rows] = []
         row = 0
-        for width, alike in itertools.groupby(group, Found.width):
+        for width, alike in itertools.groupby(by_width, Found.width):
             starts: list[int] = []
             for found in alike:
                 if found.prefix is not None:
@@ -152,23 +156,21 @@ class Scheduler:
                 starts.append(found.shared)
             parts.append(Rows(slots, row, starts, width))
             row += len(starts)
-        ids = [token for found in group for token in found.work.ids[found.shared :]]
+        ids = [token for found in by_width for token in found.work.ids[found.shared :]]
         hidden = self._decoder.forward(torch.tensor(ids, device=self._decoder.device), parts)
-        outputs = torch.split(hidden, [found.width() for found in group])
-        for row, (found, own) in enumerate(zip(group, outputs, strict=True)):
-            work = found.work
-            kv = slots.take(row, len(work.ids))
+        outputs = torch.split(hidden, [found.width() for found in by_width])
+        rows = {found: row for row, found in enumerate(by_width)}
+        for found in group:  # in the order in which they were asked
+            work, row = found.work, rows[found]
+            own, kv = outputs[row], slots.take(row, len(work.ids))
             if isinstance(work, Batch):
                 work.prompt_kv = kv
                 work.first_logits = self._decoder.logits(own[-1:])[0]
                 self._prefixes.add(Prefix(work.ids, kv))
-                self._put_first(work)
+                heapq.heappush(self._waiting, (work.priority, found.place, work))
             else:
                 self._answer(work, found, own, kv)
         self._admit_prefilled()
-
-    def _put_first(self, work: Batch) -> None:
-        heapq.heappush(self._waiting, (work.priority, -next(self._order), work))
 
     def _admit_prefilled(self) -> None:
         """Let the sequences of prefilled batches join, as many as there are rows."""

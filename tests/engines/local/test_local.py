@@ -287,3 +287,16 @@ def test_folders_that_cannot_be_loaded(tmp_path: Path) -> None:
         LocalEngine(str(tmp_path))
     with pytest.raises(ConfigError, match="dtype"):
         LocalEngine(POLICY, dtype="int3")
+
+
+async def test_requests_are_answered_in_the_order_they_were_asked(engine: LocalEngine) -> None:
+    answered: list[int] = []
+
+    async def one(number: int, text: str) -> None:
+        await engine.sample(ask(prompt(engine, text), range(number, number + 1), 5))
+        answered.append(number)
+
+    # Prompts of other lengths are prefilled in one pass, and their chains end in one step.
+    texts = ("14 17 75 10 25 = 50", "5 6 7 = 42", "14 17 75 10 25 = 51", "99 98 2 1 = 10")
+    await asyncio.gather(*(one(number, text) for number, text in enumerate(texts)))
+    assert answered == [0, 1, 2, 3]
