@@ -84,8 +84,8 @@ class Decoder:
         the other, part by part. Their KV is written to the rows' slots."""
         groups = self.heads // self.kv_heads
         views = [_View.of(rows, groups, self.dtype, self.device) for rows in parts]
-        sizes = [view.positions.numel() for view in views]
-        positions = torch.cat([view.positions.flatten() for view in views])
+        sizes = [len(view.positions) for view in views]
+        positions = torch.cat([view.positions for view in views])
         angles = positions[:, None].float() * self._inverse
         cos = (angles.cos() * self._rope_scale).to(self.dtype)[:, None]
         sin = (angles.sin() * self._rope_scale).to(self.dtype)[:, None]
@@ -127,31 +127,39 @@ class Decoder:
 
 @dataclass(frozen=True, slots=True)
 class _View:
-    """Rows that attend together: R rows, T new tokens in each, that see L positions at most.
+    """Rows that attend together, as tensors: R rows, T new tokens in each, L positions at most.
 
-    positions [R, T]: of the new tokens. mask [R, 1, queries, L], added to the scores: the query
-    heads of one KV head are its queries, head by head, so that no key is repeated.
+    numbers, positions [R x T]: of the rows and places that are written. mask [R, 1, queries, L],
+    added to the scores: the query heads of one KV head are its queries, head by head, so that no
+    key is repeated.
     """
 
     rows: Rows
+    numbers: Tensor
     positions: Tensor
     mask: Tensor
 
     @staticmethod
     def of(rows: Rows, groups: int, dtype: torch.dtype, device: torch.device) -> _View:
         """groups: query heads of one KV head."""
+        count = len(rows.starts)
+        numbers = rows.first + torch.arange(count, device=device)
         starts = torch.tensor(rows.starts, device=device)
         positions = starts[:, None] + torch.arange(rows.width, device=device)
         later = torch.arange(rows.length, device=device) > positions[..., None]
         mask = torch.zeros(later.shape, dtype=dtype, device=device).masked_fill_(later, -torch.inf)
-        return _View(rows, positions, mask[:, None].repeat(1, 1, groups, 1))
+        mask = mask[:, None].repeat(1, 1, groups, 1)
+        return _View(rows, numbers.repeat_interleave(rows.width), positions.flatten(), mask)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """[R x T, heads x D] of q [R x T, heads, D] and k, v [R x T, KV heads, D], which are
         stored first."""
-        count, width = self.positions.shape
-        kv_heads, head_dim = k.shape[1:]
-        keys, values = self.rows.write(layer, self.positions, k, v)
+        slots, first, width = self.rows.slots, self.rows.first, self.rows.width
+        slots.write(layer, self.numbers, self.positions, k, v)
+        count, *_, length = self.mask.shape
+        keys = slots.keys[layer, first : first + count, :, :length]
+        values = slots.values[layer, first : first + count, :, :length]
+        _, kv_heads, head_dim = k.shape
         q = q.view(count, width, kv_heads, -1, head_dim).permute(0, 2, 3, 1, 4)
         q = q.reshape(count, kv_heads, -1, head_dim)
         out = F.scaled_dot_product_attention(q, keys, values, attn_mask=self.mask)

@@ -43,6 +43,11 @@ class Slots:
             grown[:, : before[1], :, : before[3]] = getattr(self, name)
             setattr(self, name, grown)
 
+    def write(self, layer: int, rows: Tensor, positions: Tensor, k: Tensor, v: Tensor) -> None:
+        """Store k, v [N, KV heads, D] at positions [N] of rows [N]."""
+        self.keys[layer][rows, :, positions] = k
+        self.values[layer][rows, :, positions] = v
+
     def copy(self, target: Slots, source_row: int, row: int, length: int) -> None:
         """Copy a row's first `length` positions to a row of `target`."""
         target.keys[:, row, :, :length] = self.keys[:, source_row, :, :length]
@@ -76,13 +81,3 @@ class Rows:
     def length(self) -> int:
         """Positions of the longest row, with its new ones."""
         return max(self.starts) + self.width
-
-    def write(self, layer: int, positions: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Store k, v [R x T, KV heads, D] at positions [R, T]. Gives all keys and values of the
-        rows [R, KV heads, length, D], of which shorter rows have filled less."""
-        part = slice(self.first, self.first + len(self.starts))
-        keys, values = self.slots.keys[layer, part], self.slots.values[layer, part]
-        rows = torch.arange(len(self.starts), device=k.device).repeat_interleave(self.width)
-        keys[rows, :, positions.flatten()] = k
-        values[rows, :, positions.flatten()] = v
-        return keys[:, :, : self.length], values[:, :, : self.length]

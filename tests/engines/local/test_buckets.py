@@ -80,11 +80,12 @@ def decode(live: Buckets, marks: dict[Sequence, int]) -> None:
     for rows in live.parts():
         own = [next(sequences) for _ in rows.starts]
         assert rows.starts == [each.length for each in own]
-        positions = torch.tensor(rows.starts)[:, None]
+        numbers = rows.first + torch.arange(len(own))
+        positions = torch.tensor(rows.starts)
         values = torch.tensor([10_000.0 * marks[each] + each.length for each in own])
         written = values[:, None, None].expand(len(own), KV_HEADS, HEAD_DIM)
         for layer in range(LAYERS):
-            rows.write(layer, positions, written, written)
+            rows.slots.write(layer, numbers, positions, written, written)
         for each in own:
             each.tokens.append(0)
     assert next(sequences, None) is None
