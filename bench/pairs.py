@@ -37,17 +37,17 @@ S = TypeVar("S", bound=Sample)
 
 
 async def alternate(
-    contenders: Mapping[str, Callable[[], Awaitable[S]]], rounds: int
+    contenders: Mapping[str, Callable[[], Awaitable[S]]], rounds: int, *, warm_ups: int = 1
 ) -> dict[str, list[S]]:
     """`rounds` samples of each. Odd rounds go backwards (A B, B A, ...), so that a machine that
-    warms up or slows down favours nobody. One round before them is thrown away.
+    warms up or slows down favours nobody. `warm_ups` rounds before them are thrown away.
 
     Ctrl-C, or a contender that fails, ends it with the rounds that are whole, if they are two or
     more: what was measured is not lost."""
     names = list(contenders)
     found: dict[str, list[S]] = {name: [] for name in names}
     try:
-        for number in range(-1, rounds):
+        for number in range(-warm_ups, rounds):
             for name in names if number % 2 else reversed(names):
                 gc.collect()  # nobody pays for another's garbage
                 sample = await contenders[name]()

@@ -90,7 +90,7 @@ async def run(
         for name, (strategy, budget) in strategies(n, looked.tokens // (4 * problems)).items():
             configuration = await bound(strategy, budget)
             contenders[name] = Again(runner, configuration, solving.dev(problems), cold=True)
-        found = await alternate(contenders, rounds)
+        found = await alternate(contenders, rounds, warm_ups=0)  # `looked` was one
     for name, samples in found.items():
         table.add(_row(name, samples, found[BASELINE], n))
     return table

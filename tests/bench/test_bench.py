@@ -38,6 +38,12 @@ def test_contenders_alternate_and_the_first_round_is_thrown_away() -> None:
     assert (ratio.low, ratio.value, ratio.high) == (0.5, 0.5, 0.5)
     assert made["a"][0].rate == 50 and made["a"][0].cpu_ms == 250
 
+    order.clear()
+    warm = {name: contender(name, 1.0) for name in "ab"}
+    made = asyncio.run(alternate(warm, 2, warm_ups=0))
+    assert "".join(order) == "ba" + "ab"
+    assert [len(samples) for samples in made.values()] == [2, 2]
+
 
 @pytest.mark.parametrize("stopped_at", [4, 7])
 def test_what_was_measured_is_not_lost_with_ctrl_c(stopped_at: int) -> None:
