@@ -199,7 +199,7 @@ class Configuration:
                 if role in self.verifier_roles
             },
             "models": {role: engine.name for role, engine in self.engines.items()},
-            "sampling": asdict(self.sampling),
+            "sampling": self.sampling.described(),
             "max_tokens": self.max_tokens,
             "budget": asdict(self.budget),
             "seed": self.seed,

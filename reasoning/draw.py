@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from reasoning.branch import Branch
@@ -287,7 +287,7 @@ class Draw:
 @functools.lru_cache(maxsize=256)
 def _described(sampling: Sampling) -> dict[str, Any]:
     """Sampling as JSON values; the same for thousands of asks."""
-    return asdict(sampling)
+    return sampling.described()
 
 
 class _Received:

@@ -77,10 +77,12 @@ class ChainPolicy(Settings, abc.ABC):
 
     units: what it can write. logprobs: what becomes of the tokens' log-probabilities, where they
     are asked for. mixed: tokens that it puts into a chain have none of the model's.
+    one_ask: it writes a chain in one ask, with the sampling that is bound.
     """
 
     units: ClassVar[frozenset[str]] = frozenset({"step", "chain"})
     logprobs: ClassVar[Literal["kept", "mixed", "dropped"]] = "kept"
+    one_ask: ClassVar[bool] = False
     needs: ClassVar[tuple[str, ...]] = ("sample",)
 
     def roles(self) -> tuple[str, ...]:

@@ -14,12 +14,14 @@ import abc
 import asyncio
 import contextlib
 import math
+from bisect import bisect_left
 from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field
 
+from reasoning.branch import Bindings
 from reasoning.budget import UNITS, Budget, Usage
 from reasoning.chain import Chain
 from reasoning.context import Context
@@ -162,17 +164,60 @@ class Steps:
                 sampling = replace(sampling, include_stop=True)
         if ask.greedy:
             sampling = replace(sampling, temperature=0.0)
-        branch.bindings = replace(bindings, max_tokens=most, sampling=sampling)
         until = "answer" if self.settings.step_by == "tokens" else ask.until
+        many = self.settings.separators if until == "step" else 1
+        counted = many > 1 and self._counted(bindings)
+        if counted:
+            until, sampling = "answer", replace(sampling, nth_stop=(self.ctx.problem.step, many))
+        branch.bindings = replace(bindings, max_tokens=most, sampling=sampling)
         try:
             chains = await branch.write(ask.prefix, ask.n, until)
         except BudgetExhausted as refused:
             self.ctx.note_cut(refused.status)
             return []
-        if until == "answer" or self.settings.separators == 1:
+        if many == 1:
             return chains
+        if counted:
+            return [self._shortened(ask.prefix, chain) for chain in chains]
         return await _all(
             self._lengthened(branch, i, ask.prefix, chain) for i, chain in enumerate(chains)
+        )
+
+    @staticmethod
+    def _counted(bindings: Bindings) -> bool:
+        """Whether one ask can write a step of several separators."""
+        return bindings.policy.one_ask and bindings.engine("policy").capabilities.nth_stop
+
+    def _shortened(self, before: Chain, chain: Chain) -> Chain:
+        """A continuation of several separators, without what it says after the separator at which
+        the path was complete: asked for one at a time, it would have ended there."""
+        step, text = self.ctx.problem.step, chain.text[len(before.text) :]
+        end = text.find(step) + len(step)
+        while end >= len(step):
+            said = before.text + text[:end]
+            if self._answers(said, self.ctx.problem.extract(said)):
+                return self._cut(before, chain, text[:end])
+            end = text.find(step, end) + len(step)
+        return chain
+
+    def _cut(self, before: Chain, chain: Chain, text: str) -> Chain:
+        """`chain` up to the token with which its continuation says all of `text`."""
+        decode, ids = (
+            self.ctx.bindings.engine("policy").tokenizer.decode,
+            chain.ids[len(before.ids) :],
+        )
+        sizes = range(1, len(ids) + 1)
+        kept = sizes[bisect_left(sizes, True, key=lambda size: decode(ids[:size]).startswith(text))]
+        if kept < len(ids):
+            self.ctx.book("policy", discarded=len(ids) - kept)
+        size = len(before.ids) + kept
+        return replace(
+            chain,
+            ids=chain.ids[:size],
+            text=before.text + decode(ids[:kept]),
+            finish="stop",
+            done=False,
+            logprobs=chain.logprobs[:size],
         )
 
     async def _lengthened(self, branch: Context, index: int, before: Chain, chain: Chain) -> Chain:
@@ -254,10 +299,14 @@ class Steps:
         elif self.ctx.problem.step not in text or self._stops(chain, text):
             marked = True  # the model's end, or what the recipe stops at
         else:
-            # Where any text is an answer, the answer ends nothing.
-            marked = answer is not None and answer != chain.text.strip()
+            marked = self._answers(chain.text, answer)
         complete = chain.done or marked or self.rest(chain) < 1
         return Step(chain, text, tokens, complete, answer if complete else None, 1, tokens)
+
+    @staticmethod
+    def _answers(text: str, answer: str | None) -> bool:
+        """Whether the answer ends the path. Where any text is an answer, it ends nothing."""
+        return answer is not None and answer != text.strip()
 
     def _stops(self, chain: Chain, text: str) -> bool:
         sampling = self.ctx.bindings.sampling

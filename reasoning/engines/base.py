@@ -20,7 +20,7 @@ from __future__ import annotations
 import abc
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from reasoning.errors import CapabilityError, ConfigError, PromptError
@@ -47,6 +47,7 @@ class Capabilities:
     seeds: bool = True  # same stream, same chain
     one_prefill: bool = False  # reads a prompt once for all its continuations; else for each
     continue_turn: bool = True  # can continue an open assistant turn
+    nth_stop: bool = False  # ends a chain where a string is completed for the n-th time
     together: bool = False  # groups over one shared KV cache
 
     def require(self, needs: Sequence[str], *, engine: str, who: str) -> None:
@@ -71,6 +72,8 @@ class Sampling:
 
     `stop` strings end a chain right after the token that completes one; with `include_stop` the
     text keeps the string (the ids always do). `stop_ids` end it at that token, kept in the ids.
+    `nth_stop` is one more stop string, which ends a chain when it is completed for the n-th time:
+    what n asks with it in `stop` would write, for engines that can count.
     `logprobs` asks for the sampled token's log-probability (0) and the top k besides (k > 0);
     values are of the raw model, before temperature and truncation.
     """
@@ -82,6 +85,7 @@ class Sampling:
     min_tokens: int = 0
     stop: tuple[str, ...] = ()
     stop_ids: tuple[int, ...] = ()
+    nth_stop: tuple[str, int] | None = None
     include_stop: bool = True
     ignore_eos: bool = False
     logprobs: int | None = None
@@ -96,9 +100,21 @@ class Sampling:
             ("min_tokens", self.min_tokens >= 0, "0 or more"),
             ("logprobs", (self.logprobs or 0) >= 0, "0 or more"),
             ("stop", all(self.stop), "a list of strings that are not empty"),
+            ("nth_stop", _counts(self.nth_stop), "a string, and how often: at least once"),
         ):
             if not fits:
                 raise ConfigError(f"sampling {name}={getattr(self, name)!r} must be {range_}")
+
+    def described(self) -> dict[str, Any]:
+        """The parameters as JSON values, for content hashes: those of before `nth_stop` hold."""
+        values = asdict(self)
+        if self.nth_stop is None:
+            del values["nth_stop"]
+        return values
+
+
+def _counts(nth_stop: tuple[str, int] | None) -> bool:
+    return nth_stop is None or (nth_stop[0] != "" and nth_stop[1] >= 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,9 +321,11 @@ class Engine(abc.ABC):
         Goes into content hashes and run headers; holds no secret.
         """
 
-    def check(self, sampling: Sampling) -> None:  # noqa: B027 (most engines refuse nothing)
-        """Raise CapabilityError for sampling that this engine is known to do wrongly. Also asked
-        before it is started."""
+    def check(self, sampling: Sampling) -> None:
+        """Raise CapabilityError for sampling that this engine cannot do, or is known to do wrongly.
+        Also asked before it is started."""
+        if sampling.nth_stop is not None:
+            self.capabilities.require(("nth_stop",), engine=self.name, who="sampling")
 
     def model_config(self) -> dict[str, Any] | None:
         """The model's config.json, for the cost model; None when it is not at hand."""

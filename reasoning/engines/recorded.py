@@ -150,6 +150,7 @@ class RecordedEngine(Engine):
         return {"new": self._new, "prefill": 0, "cached": 0}
 
     async def sample(self, request: SampleRequest, sink: Sink | None = None) -> SampleReply:
+        self.check(request.sampling)
         ids = request.prompt_ids
         prompt = self.tokenizer.decode(ids[: len(ids) - request.position]).rstrip("\n")
         written = self.tokenizer.decode(ids[len(ids) - request.position :])

@@ -28,6 +28,7 @@ from reasoning.engines.base import (
     TokenLogprob,
 )
 from reasoning.engines.characters import EOS, CharacterTokenizer
+from reasoning.engines.stops import Stops
 from reasoning.errors import ConfigError
 from reasoning.randomness import uniform
 
@@ -126,6 +127,7 @@ class ScriptedEngine(Engine):
         script = [*self.tokenizer.encode(line.text), *([EOS] if line.ends else [])]
         ids: list[int] = []
         sampling = request.sampling
+        stops = Stops(sampling)
         for token in script[request.position :]:
             if line.fault is not None and len(ids) >= line.fault_after:
                 raise line.fault
@@ -134,15 +136,15 @@ class ScriptedEngine(Engine):
             await asyncio.sleep(line.seconds)
             ids.append(token)
             self.totals.new += 1
-            text = self.tokenizer.decode(ids)
+            piece = self.tokenizer.decode([token])
             if sink is not None:
                 place = request.position + len(ids) - 1
                 values = _values(line, range(place, place + 1), sampling.logprobs)
-                if sink(index, [token], self.tokenizer.decode([token]), values or ()):
+                if sink(index, [token], piece, values or ()):
                     return self._done(ids, "abort", None, line, request)
             if token == EOS or token in sampling.stop_ids:
                 return self._done(ids, "stop", token, line, request)
-            found = next((stop for stop in sampling.stop if stop in text), None)
+            found = stops.feed(piece)
             if found is not None:
                 return self._done(ids, "stop", found, line, request)
         if line.fault is not None and len(ids) >= line.fault_after:

@@ -14,6 +14,7 @@ class Plain(ChainPolicy):
     """Writes a chain as the model does. A step ends with the task's separator."""
 
     units: ClassVar[frozenset[str]] = frozenset({"token", "step", "chain"})
+    one_ask: ClassVar[bool] = True
 
     async def write(self, ctx: Context, prefix: Chain, n: int, until: Until) -> list[Chain]:
         sampling = ctx.bindings.sampling

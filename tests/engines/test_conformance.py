@@ -14,7 +14,7 @@ import pytest
 import pytest_asyncio
 
 from reasoning.engines.base import Engine, SampleRequest, Sampling, Stream
-from reasoning.errors import ConfigError, PromptError
+from reasoning.errors import CapabilityError, ConfigError, PromptError
 from tests import vllm_warnings
 
 pytestmark = [
@@ -161,6 +161,31 @@ async def test_stops(engine: Engine) -> None:
     request = ask(ids, range(1), 40, stop_ids=(newline,), min_tokens=25)
     (late,) = (await engine.sample(request)).completions
     assert newline not in late.ids[:24]
+
+
+async def test_the_nth_stop_is_where_so_many_asks_end(engine: Engine) -> None:
+    ids = prompt(engine)
+    nth = ask(ids, range(7, 11), 60, nth_stop=("\n", 3))
+    if not engine.capabilities.nth_stop:
+        with pytest.raises(CapabilityError, match=r"needs nth_stop, which engine"):
+            await engine.sample(nth)
+        return
+    counted = (await engine.sample(nth)).completions
+    for stream, whole in zip(nth.streams, counted, strict=True):
+        written: tuple[int, ...] = ()
+        for _ in range(3):
+            one = SampleRequest(
+                (*ids, *written), 60, Sampling(stop=("\n",)), (stream,), position=len(written)
+            )
+            (piece,) = (await engine.sample(one)).completions
+            written += piece.ids
+        assert whole.ids == written
+        assert (
+            (whole.finish, whole.stop_reason) == ("stop", "\n") == (piece.finish, piece.stop_reason)
+        )
+    other = replace(nth, sampling=replace(nth.sampling, stop=("=",), include_stop=False))
+    for cut in (await engine.sample(other)).completions:
+        assert cut.stop_reason == "=" and "\n" not in cut.text and not cut.text.endswith("=")
 
 
 async def test_usage_is_what_the_engine_counted(engine: Engine) -> None:

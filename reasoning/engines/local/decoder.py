@@ -47,6 +47,7 @@ class Decoder:
         if config.get("sliding_window") and config.get("use_sliding_window"):
             raise ModelError(f"{folder}: sliding-window attention is not supported; use vllm/")
         weights = self._load(folder)
+        self.bytes = sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
         self._head = _reward_head(weights)
         self.head = "reward" if self._head else "lm"
         self._embedding = weights["model.embed_tokens.weight"]

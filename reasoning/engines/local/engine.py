@@ -33,6 +33,7 @@ from reasoning.engines.hf_tokenizer import HFTokenizer
 from reasoning.engines.local.decoder import Decoder
 from reasoning.engines.local.sampler import logprob
 from reasoning.engines.local.scheduler import Scheduler
+from reasoning.engines.local.threads import Threads
 from reasoning.engines.local.work import Batch, Pass
 from reasoning.errors import ConfigError, EngineUnavailable, PromptError
 
@@ -47,7 +48,8 @@ class LocalEngine(Engine):
     dtype: float32, bfloat16, float16 or auto (float32 on the CPU, bfloat16 on a GPU).
     device: cpu, cuda or auto. max_batch: sequences decoded at once. max_context: caps the
     model's own context. prefix_cache: bytes of ended sequences' KV that are kept (0: none).
-    threads: PyTorch's threads (None: as they are).
+    threads: PyTorch's threads for this engine. None: its share of them, as long as others have
+    work too, but one for a small model.
     """
 
     def __init__(
@@ -71,7 +73,9 @@ class LocalEngine(Engine):
         self._folder = weights.resolve(model)
         self._config = weights.config(self._folder)
         can = REWARDS_ONLY if weights.rewards(self._config, self._folder) else Capabilities()
-        self.capabilities = replace(can, token_keyed=True, one_prefill=True, embed=True)
+        self.capabilities = replace(
+            can, token_keyed=True, one_prefill=True, embed=True, nth_stop=True
+        )
         own = int(self._config.get("max_position_embeddings", 4096))
         if self._config.get("model_type") == "mistral":
             # Its window always slides; up to the window's length that is plain attention.
@@ -98,15 +102,14 @@ class LocalEngine(Engine):
     async def start(self) -> None:
         if self._worker is not None and self._worker.error is None:
             return
-        if self._threads is not None:
-            torch.set_num_threads(self._threads)
         decoder = await asyncio.to_thread(
             Decoder, self._folder, self._config, _DTYPES[self._dtype], self._device
         )
         scheduler = Scheduler(
             decoder, self.tokenizer, self._eos_ids, self._max_batch, self._prefix_bytes
         )
-        self._worker = _Worker(self.name, scheduler, asyncio.get_running_loop())
+        threads = Threads(self._threads, decoder.bytes)
+        self._worker = _Worker(self.name, scheduler, threads, asyncio.get_running_loop())
 
     async def close(self) -> None:
         worker, self._worker = self._worker, None
@@ -266,9 +269,16 @@ class LocalEngine(Engine):
 class _Worker:
     """The thread that steps the scheduler, and the mailboxes to and from it."""
 
-    def __init__(self, name: str, scheduler: Scheduler, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        name: str,
+        scheduler: Scheduler,
+        threads: Threads,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
         self.name = name
         self.scheduler = scheduler
+        self.threads = threads
         self.loop = loop
         self.error: EngineUnavailable | None = None  # why it steps no more
         self._ending = threading.Lock()
@@ -305,9 +315,11 @@ class _Worker:
                 while self._inbox:
                     self.scheduler.add(self._inbox.popleft())
                 if self.scheduler.idle:
+                    self.threads.leave()
                     self._wake.wait()
                     self._wake.clear()
                     continue
+                self.threads.take()
                 self.scheduler.step()
                 self._flush()
             self._end(EngineUnavailable(f"{self.name} was closed"))
@@ -317,6 +329,7 @@ class _Worker:
 
     def _end(self, error: EngineUnavailable) -> None:
         """Fail what is open; what this step answered before is handed over first."""
+        self.threads.leave()
         with self._ending:
             self.error = error
         for work in (*self.scheduler.open_work(), *self._inbox):

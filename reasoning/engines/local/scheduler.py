@@ -21,6 +21,7 @@ from reasoning.engines.local.prefixes import Prefix, PrefixCache
 from reasoning.engines.local.sampler import sample
 from reasoning.engines.local.slots import Rows
 from reasoning.engines.local.work import Batch, Pass, Sequence
+from reasoning.engines.stops import Stops
 
 # New tokens that one step prefills at most, so that decoding does not stall for long.
 PREFILL_TOKENS = 4096
@@ -208,12 +209,17 @@ class Scheduler:
         """Turn waiting sequences of a prefilled batch live; True when none is left waiting."""
         assert batch.prompt_kv is not None
         known = len(batch.ids) if batch.first_logits is not None else len(batch.ids) - 1
-        needs_text = batch.sink is not None or bool(batch.ask.sampling.stop)
+        sampling = batch.ask.sampling
+        can_stop = bool(sampling.stop or sampling.nth_stop)
         fresh: list[Sequence] = []
         while batch.waiting < batch.ask.n and len(self._live) + reserved < self._max_batch:
-            detokenizer = Detokenizer(self._tokenizer) if needs_text else None
-            fresh.append(Sequence(batch, batch.waiting, detokenizer=detokenizer))
-            self._live.add(fresh[-1], batch.prompt_kv, known)
+            sequence = Sequence(batch, batch.waiting)
+            if can_stop or batch.sink is not None:
+                sequence.detokenizer = Detokenizer(self._tokenizer)
+            if can_stop:
+                sequence.stops = Stops(sampling)
+            fresh.append(sequence)
+            self._live.add(sequence, batch.prompt_kv, known)
             batch.waiting += 1
         batch.sequences.extend(fresh)
         if fresh and batch.first_logits is not None:
@@ -242,7 +248,6 @@ class Scheduler:
             piece = ""
             if sequence.detokenizer is not None:
                 piece = sequence.detokenizer.feed(token)
-                sequence.text += piece
             if request.sink is not None:
                 request.sink(sequence.index, token, piece, value)
             found = self._stop(sequence, token, piece)
@@ -253,18 +258,14 @@ class Scheduler:
 
     def _stop(self, sequence: Sequence, token: int, piece: str) -> str | int | None:
         sampling = sequence.request.ask.sampling
+        found = sequence.stops.feed(piece) if sequence.stops is not None else None
         if len(sequence.tokens) < sampling.min_tokens:
             return None
         if token in self._eos and not sampling.ignore_eos:
             return token
         if token in sampling.stop_ids:
             return token
-        for stop in sampling.stop:
-            # Only what ends within the new piece is new.
-            tail = sequence.text[-(len(stop) + len(piece)) :]
-            if piece and stop in tail:
-                return stop
-        return None
+        return found
 
     def _end(self, sequence: Sequence, finish: Finish, reason: str | int | None) -> None:
         batch = sequence.request

@@ -10,6 +10,7 @@ from torch import Tensor
 from reasoning.engines.base import Completion, SampleRequest, TokenLogprob
 from reasoning.engines.hf_tokenizer import Detokenizer
 from reasoning.engines.local.sampler import Row
+from reasoning.engines.stops import Stops
 
 
 @dataclass(eq=False)
@@ -37,9 +38,9 @@ class Sequence:
     request: Batch
     index: int
     tokens: list[int] = field(default_factory=list)
-    text: str = ""
     logprobs: list[TokenLogprob] = field(default_factory=list)
     detokenizer: Detokenizer | None = None
+    stops: Stops | None = None
     stopped: bool = False  # its sink wants no more
 
     @property

@@ -140,6 +140,7 @@ class OpenAIEngine(Engine):
             raise CapabilityError(f"{self.name} is served as a reward model and cannot sample")
         if request.max_tokens < 1:
             raise ConfigError(f"max_tokens={request.max_tokens} must be at least 1")
+        self.check(request.sampling)
         room = self._fits(request.prompt_ids)
         if request.max_tokens > room:
             request = replace(request, max_tokens=room)

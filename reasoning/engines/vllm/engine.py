@@ -170,6 +170,7 @@ class VLLMEngine(Engine):
         }
 
     def check(self, sampling: Sampling) -> None:
+        super().check(sampling)
         if self._speculative and sampling.temperature > 0 and (self._on_cpu or _cpu_build()):
             raise CapabilityError(
                 f"{self.name}: vLLM's CPU build samples from a wrong distribution with "

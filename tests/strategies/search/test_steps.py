@@ -49,18 +49,64 @@ def test_one_continuation_a_step_is_plain_decoding_whatever_a_step_is(
     assert found.text == plain(wild(seed)).text
 
 
+@pytest.mark.parametrize("counts", [False, True])
 @pytest.mark.parametrize(("many", "steps"), [(1, 6), (2, 3), (3, 2), (4, 2), (9, 1)])
-def test_several_separators_make_a_step(many: int, steps: int) -> None:
-    engine = TreeEngine(ends_at_depth(6), lambda path: 0.5)
+def test_several_separators_make_a_step(many: int, steps: int, counts: bool) -> None:
+    engine = TreeEngine(ends_at_depth(6), lambda path: 0.5, counts=counts)
     found = search("a_star", engine, k=3, separators=many, step_tokens=many * WIDTH)
     assert found.meta["expansions"] == steps and found.usage.verifier_passes == 3 * steps
     assert path_of(found.text) == (0,) * 6
-    assert found.usage.tokens == engine.totals.new == 3 * 6 * WIDTH
+    assert found.usage.tokens == engine.totals.new
+    assert found.usage.tokens - found.usage.discarded == 3 * 6 * WIDTH
 
 
-def test_a_step_of_several_separators_ends_at_its_cap_and_at_the_answer() -> None:
-    (tree,) = search("a_star", ends_at_depth(3), k=1, separators=9, step_tokens=5).trace.of("tree")
+@pytest.mark.parametrize("counts", [False, True])
+def test_a_step_of_several_separators_ends_at_its_cap_and_at_the_answer(counts: bool) -> None:
+    engine = TreeEngine(ends_at_depth(3), lambda path: 0.5, counts=counts)
+    (tree,) = search("a_star", engine, k=1, separators=9, step_tokens=5).trace.of("tree")
     assert [row["text"] for row in tree.data["nodes"]] == ["", "s0\ns0", "\nA0\n"]
+
+
+@some
+@given(
+    SEEDS,
+    st.sampled_from(["a_star", "beam", "dvts", "mcts", "rebase", "particle_filtering"]),
+    st.integers(2, 4),
+    st.integers(1, 5),
+)
+def test_an_engine_that_counts_separators_writes_the_same_in_fewer_asks(
+    seed: int, strategy: str, many: int, lines: int
+) -> None:
+    shape: dict[str, Any] = {"k": 3} if strategy == "a_star" else {"n": 4}
+    if strategy in ("beam", "dvts"):
+        shape["beam_width"] = 2
+    found, asked = [], []
+    for counts in (False, True):
+        engine = TreeEngine(wild(seed), noisy(seed), counts=counts)
+        found.append(search(strategy, engine, separators=many, step_tokens=lines * WIDTH, **shape))
+        asked.append(engine.totals.requests)
+        assert found[-1].usage.tokens == engine.totals.new
+    one_by_one, counted = found
+    assert (counted.text, counted.answer) == (one_by_one.text, one_by_one.answer)
+    assert (counted.status, counted.meta) == (one_by_one.status, one_by_one.meta)
+    # What it says after an answer, at most EOS here, is cut off again.
+    assert counted.usage.tokens - counted.usage.discarded == one_by_one.usage.tokens
+    assert counted.usage.verifier_passes == one_by_one.usage.verifier_passes
+    assert asked[1] <= asked[0]
+
+
+def test_what_is_said_after_an_answer_is_cut_off_at_its_token() -> None:
+    def says(path: Draws) -> str:  # an answer, and the model goes on
+        return "sA\n" if len(path) == 2 else f"s{path[-1]}\n"
+
+    sampling = Sampling(logprobs=0)
+    (one, _), (many, engine) = (
+        (search("a_star", engine, k=1, separators=4, step_tokens=12, sampling=sampling), engine)
+        for engine in (TreeEngine(says, lambda path: 0.5, counts=c) for c in (False, True))
+    )
+    assert one.text == many.text == "s0\nsA\n" and one.answer == many.answer == ""
+    assert (many.usage.tokens, many.usage.discarded, one.usage.tokens) == (12, 6, 6)
+    assert engine.totals.requests == 1
 
 
 def test_a_step_of_tokens_does_not_stop_at_separators() -> None:
@@ -83,7 +129,7 @@ def test_a_step_of_tokens_does_not_stop_at_separators() -> None:
 def test_caps_are_hard_with_longer_steps(
     seed: int, strategy: str, many: int, tokens: int | None, passes: int | None
 ) -> None:
-    engine = TreeEngine(wild(seed), noisy(seed))
+    engine = TreeEngine(wild(seed), noisy(seed), counts=seed % 2 == 0)
     budget = Budget(tokens=tokens, verifier_passes=passes)
     shape: dict[str, Any] = {"n": 4}
     if strategy in ("beam", "dvts"):
@@ -96,13 +142,15 @@ def test_caps_are_hard_with_longer_steps(
     keeps_to(budget, found, engine)
 
 
+@pytest.mark.parametrize("counts", [False, True])
 @pytest.mark.parametrize("many", [1, 2])
-def test_a_stop_of_the_recipe_completes_a_path(many: int) -> None:
+def test_a_stop_of_the_recipe_completes_a_path(many: int, counts: bool) -> None:
     def stopping(path: Draws) -> str:
         return "sX\n" if len(path) == 2 else f"s{path[-1]}\n"
 
     for sampling in (Sampling(stop=("X",)), Sampling(stop_ids=(ord("X"),))):
-        found = search("a_star", stopping, k=1, separators=many, step_tokens=9, sampling=sampling)
+        engine = TreeEngine(stopping, lambda path: 0.5, counts=counts)
+        found = search("a_star", engine, k=1, separators=many, step_tokens=9, sampling=sampling)
         assert found.text == "s0\nsX" and found.meta["expansions"] == 3 - many
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -94,7 +95,8 @@ def wild(seed: int) -> Says:
 class TreeEngine(ScriptedEngine):
     """Plays the tree. A path ends with the first step that `says` marks with A (and the model
     goes on with EOS) or E (EOS follows without an answer), or at the greatest depth. seconds: time
-    a token takes on the path with these draws. At temperature 0 steps are marked g, not s."""
+    a token takes on the path with these draws. At temperature 0 steps are marked g, not s.
+    counts: it can end a step at its n-th separator."""
 
     def __init__(
         self,
@@ -104,6 +106,7 @@ class TreeEngine(ScriptedEngine):
         most: int = MOST,
         depth: int = DEPTH,
         seconds: Callable[[Draws], float] = lambda path: 0.0,
+        counts: bool = False,
     ) -> None:
         known = paths(most, depth)
 
@@ -123,6 +126,7 @@ class TreeEngine(ScriptedEngine):
             script=script,
             rewards=None if rewards is None else lambda text: rewards(path_of(text)),
         )
+        self.capabilities = replace(self.capabilities, nth_stop=counts)
 
     async def _chain(self, request: SampleRequest, *rest: Any) -> Completion:
         self._greedy = request.sampling.temperature == 0  # read before anything is awaited
