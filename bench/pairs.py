@@ -40,7 +40,8 @@ async def alternate(
     contenders: Mapping[str, Callable[[], Awaitable[S]]], rounds: int, *, warm_ups: int = 1
 ) -> dict[str, list[S]]:
     """`rounds` samples of each. Odd rounds go backwards (A B, B A, ...), so that a machine that
-    warms up or slows down favours nobody. `warm_ups` rounds before them are thrown away.
+    warms up or slows down favours nobody. `warm_ups` rounds before them are thrown away. Each
+    measurement is said on stderr: some take minutes.
 
     Ctrl-C, or a contender that fails, ends it with the rounds that are whole, if they are two or
     more: what was measured is not lost."""
@@ -52,6 +53,8 @@ async def alternate(
                 gc.collect()  # nobody pays for another's garbage
                 sample = await contenders[name]()
                 await asyncio.sleep(0.05)
+                place = f"round {number + 1} of {rounds}" if number >= 0 else "warm-up"
+                print(f"{place}: {name}, {sample.seconds:.1f} s", file=sys.stderr, flush=True)
                 if number >= 0:
                     found[name].append(sample)
     except (asyncio.CancelledError, Exception) as ended:

@@ -103,6 +103,7 @@ class ScriptedEngine(Engine):
         return None
 
     async def sample(self, request: SampleRequest, sink: Sink | None = None) -> SampleReply:
+        self.check(request.sampling)
         prompt = self.tokenizer.decode(request.prompt_ids)
         self.totals.requests += 1
         self.totals.open += 1

@@ -46,11 +46,12 @@ class Buckets:
         for bucket in self._buckets.values():
             yield from bucket.sequences
 
-    def add(self, sequence: Sequence, kv: Tensor, filled: int) -> None:
-        """Take in a sequence whose row begins with the first `filled` positions of `kv`."""
-        bucket = self._room(1, filled + 1)
-        bucket.slots.put(len(bucket.sequences), kv, filled)
-        self._place(sequence, bucket)
+    def add(self, sequences: list[Sequence], kv: Tensor, filled: int) -> None:
+        """Take in sequences whose rows all begin with the first `filled` positions of `kv`."""
+        bucket = self._room(len(sequences), filled + 1)
+        bucket.slots.put(len(bucket.sequences), kv, filled, rows=len(sequences))
+        for sequence in sequences:
+            self._place(sequence, bucket)
 
     def kv(self, sequence: Sequence) -> Tensor:
         """A copy [2, layers, KV heads, length, D] of a sequence's row."""

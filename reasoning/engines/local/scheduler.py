@@ -211,18 +211,20 @@ class Scheduler:
         known = len(batch.ids) if batch.first_logits is not None else len(batch.ids) - 1
         sampling = batch.ask.sampling
         can_stop = bool(sampling.stop or sampling.nth_stop)
-        fresh: list[Sequence] = []
-        while batch.waiting < batch.ask.n and len(self._live) + reserved < self._max_batch:
-            sequence = Sequence(batch, batch.waiting)
+        room = self._max_batch - len(self._live) - reserved
+        until = min(batch.ask.n, batch.waiting + room)
+        fresh = [Sequence(batch, index) for index in range(batch.waiting, until)]
+        if not fresh:
+            return False
+        for sequence in fresh:
             if can_stop or batch.sink is not None:
                 sequence.detokenizer = Detokenizer(self._tokenizer)
             if can_stop:
                 sequence.stops = Stops(sampling)
-            fresh.append(sequence)
-            self._live.add(sequence, batch.prompt_kv, known)
-            batch.waiting += 1
+        self._live.add(fresh, batch.prompt_kv, known)
+        batch.waiting += len(fresh)
         batch.sequences.extend(fresh)
-        if fresh and batch.first_logits is not None:
+        if batch.first_logits is not None:
             self._take(fresh, batch.first_logits.expand(len(fresh), -1))
         return batch.waiting == batch.ask.n
 

@@ -59,10 +59,10 @@ class Slots:
             (self.keys[:, row, :, :length], self.values[:, row, :, :length])
         ).contiguous()
 
-    def put(self, row: int, saved: Tensor, length: int) -> None:
-        """Write the first `length` positions of what `take` gave into a row."""
-        self.keys[:, row, :, :length] = saved[0, :, :, :length]
-        self.values[:, row, :, :length] = saved[1, :, :, :length]
+    def put(self, row: int, saved: Tensor, length: int, rows: int = 1) -> None:
+        """Write the first `length` positions of what `take` gave into so many rows, from `row`."""
+        for slots, kept in zip((self.keys, self.values), saved, strict=True):
+            slots[:, row : row + rows, :, :length] = kept[:, None, :, :length]
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,9 +59,9 @@ def test_rows_keep_their_kv(device: str, operations: list[tuple[str, int]]) -> N
     marks: dict[Sequence, int] = {}
     for number, (operation, size) in enumerate(operations):
         if operation == "join":
-            fresh = sequence(size)
+            fresh = [sequence(size) for _ in range(1 + size % 3)]
             live.add(fresh, kv(number, size), size)
-            marks[fresh] = number
+            marks |= dict.fromkeys(fresh, number)
         elif operation == "leave" and marks:
             leaving = list(marks)[size % len(marks)]
             live.remove(leaving)
@@ -95,7 +95,7 @@ def test_rows_of_like_length_are_together_on_a_cpu_and_all_of_them_on_a_gpu() ->
     for device, expected in (("cpu", [2, 1, 1]), ("cuda", [4])):
         live = buckets(device)
         for length in (10, STEP + 1, 1, 5 * STEP):
-            live.add(sequence(length), kv(0, length), length)
+            live.add([sequence(length)], kv(0, length), length)
         assert [len(rows.starts) for rows in live.parts()] == expected
 
 
@@ -108,7 +108,7 @@ def test_a_bucket_reads_a_quarter_more_than_its_rows_hold_at_most() -> None:
 def test_a_bucket_without_rows_holds_no_memory() -> None:
     live = buckets("cpu")
     for _ in range(3):
-        live.add(sequence(10), kv(0, 10), 10)
+        live.add([sequence(10)], kv(0, 10), 10)
     for each in list(live):
         live.remove(each)
     assert live.parts() == [] and not live

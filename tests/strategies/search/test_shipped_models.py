@@ -33,6 +33,7 @@ SEARCHES: dict[str, dict[str, Any]] = {
     "rebase": {"name": "rebase", "n": 4},
     "dora": {"name": "dora", "n": 4},
     "a_star, k=1": {"name": "a_star", "k": 1},
+    "a_star, k=1, two lines a step": {"name": "a_star", "k": 1, "separators": 2},
     "step_best_of_n, n=1": {"name": "step_best_of_n", "n": 1, "max_steps": 100},
 }
 
@@ -86,8 +87,13 @@ def solutions() -> dict[str, list[Solution]]:
 def test_a_star_1_6_1_on_a_real_model(solutions: dict[str, list[Solution]]) -> None:
     """A chain written step by step, scored at each, is the chain that plain decoding writes."""
     plain = [solution.text for solution in solutions["single"]]
-    for name in ("a_star, k=1", "step_best_of_n, n=1"):
+    for name in ("a_star, k=1", "a_star, k=1, two lines a step", "step_best_of_n, n=1"):
         assert [solution.text for solution in solutions[name]] == plain
+    asks = [
+        [len(list(solution.trace.of("sample"))) for solution in solutions[name]]
+        for name in ("a_star, k=1", "a_star, k=1, two lines a step")
+    ]
+    assert all(two < one for one, two in zip(*asks, strict=True))  # one for a step, not for a line
 
 
 @pytest.mark.parametrize("name", SEARCHES)
