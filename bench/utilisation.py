@@ -26,7 +26,7 @@ from reasoning.runner import Job, Runner
 GOAL = 0.8
 BASELINE = "best_of_n(n=8)"
 STEPS = {"separators": 3, "step_tokens": 96, "reserve": 160}  # as in the recipes
-LONG = {"separators": 6, "step_tokens": 200, "reserve": 160}
+LONG = {**STEPS, "separators": 6, "step_tokens": 200}
 TWO = {"edge_cost": "zero", "goal_mode": "collect_m", "m": 2}
 STRATEGIES: dict[str, tuple[Spec, Budget]] = {
     BASELINE: ({"name": "best_of_n", "n": 8}, Budget()),
