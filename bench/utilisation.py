@@ -26,13 +26,9 @@ from reasoning.runner import Job, Runner
 GOAL = 0.8
 BASELINE = "best_of_n(n=8)"
 STEPS = {"separators": 3, "step_tokens": 96, "reserve": 160}  # as in the recipes
-LONG = {**STEPS, "separators": 6, "step_tokens": 200}
-TWO = {"edge_cost": "zero", "goal_mode": "collect_m", "m": 2}
 STRATEGIES: dict[str, tuple[Spec, Budget]] = {
     BASELINE: ({"name": "best_of_n", "n": 8}, Budget()),
     "a_star(k=3), 750 tokens": ({"name": "a_star", "k": 3, **STEPS}, Budget(tokens=750)),
-    # It looks for two goals, as in recipes/countdown_a_star.yaml.
-    "a_star(k=3, m=2)": ({"name": "a_star", "k": 3, **LONG, **TWO}, Budget(tokens=10_500)),
     "beam(n=8, beam_width=4)": ({"name": "beam", "n": 8, "beam_width": 4, **STEPS}, Budget()),
     "particle_filtering(n=8)": ({"name": "particle_filtering", "n": 8, **STEPS}, Budget()),
 }
