@@ -202,14 +202,13 @@ class Steps:
 
     def _cut(self, before: Chain, chain: Chain, text: str) -> Chain:
         """`chain` up to the token with which its continuation says all of `text`."""
-        decode, ids = (
-            self.ctx.bindings.engine("policy").tokenizer.decode,
-            chain.ids[len(before.ids) :],
-        )
-        sizes = range(1, len(ids) + 1)
-        kept = sizes[bisect_left(sizes, True, key=lambda size: decode(ids[:size]).startswith(text))]
-        if kept < len(ids):
-            self.ctx.book("policy", discarded=len(ids) - kept)
+        decode = self.ctx.bindings.engine("policy").tokenizer.decode
+        ids = chain.ids[len(before.ids) :]
+        fewer = range(1, len(ids))
+        kept = 1 + bisect_left(fewer, True, key=lambda size: decode(ids[:size]).startswith(text))
+        if kept == len(ids):
+            return replace(chain, finish="stop")
+        self.ctx.book("policy", discarded=len(ids) - kept)
         size = len(before.ids) + kept
         return replace(
             chain,
