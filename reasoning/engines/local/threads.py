@@ -15,6 +15,8 @@ import torch
 # Bytes of weights from which on one more thread is worth its synchronisation. Measured on two
 # cores: models of 12 MiB decode as fast with one as with two, of 40 MiB up to 1.7 times as fast.
 WORTH = 16 << 20
+# Read once: PyTorch gives a new thread as many as any thread was set to last, an engine's included.
+CORES = torch.get_num_threads()
 
 
 class Threads:
@@ -26,14 +28,13 @@ class Threads:
     def __init__(self, fixed: int | None, weights: int) -> None:
         """fixed: always so many. weights: bytes of the model's."""
         self._fixed = fixed
-        self._cores = torch.get_num_threads()
         self._useful = max(1, weights // WORTH)
 
     def take(self) -> None:
         """Before a step, in the thread that computes it: have a fair share of the cores."""
         with self._lock:
             self._busy.add(self)
-            share = self._cores // len(self._busy)
+            share = CORES // len(self._busy)
         threads = self._fixed or max(1, min(self._useful, share))
         if torch.get_num_threads() != threads:
             torch.set_num_threads(threads)

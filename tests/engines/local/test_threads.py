@@ -7,11 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 torch = pytest.importorskip("torch")
+from reasoning.engines.local import threads as module  # noqa: E402
 from reasoning.engines.local.threads import WORTH, Threads  # noqa: E402
 
 
 @pytest.fixture
 def four(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CORES", 4)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     monkeypatch.setattr(Threads, "_busy", set())
 
@@ -46,14 +48,24 @@ def test_a_small_model_has_one_and_a_number_that_is_given_holds(
     assert taken(Threads(3, WORTH), monkeypatch) == 3
 
 
+def counted(threads: Threads) -> int:
+    threads.take()
+    torch.ones(1000, 1000).sum()
+    threads.leave()
+    return int(torch.get_num_threads())
+
+
+def test_an_engine_of_a_later_thread_has_all_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`solve` under a running loop has a thread of its own each time."""
+    monkeypatch.setattr(module, "CORES", 3)
+    for weights, expected in ((0, 1), (100 * WORTH, 3)):
+        with ThreadPoolExecutor(1) as pool:
+            made = pool.submit(Threads, None, weights).result()
+            assert pool.submit(counted, made).result() == expected
+
+
 def test_they_are_those_of_the_thread_that_takes_them() -> None:
     before = torch.get_num_threads()
-
-    def counted(threads: Threads) -> int:
-        threads.take()
-        torch.ones(1000, 1000).sum()
-        threads.leave()
-        return int(torch.get_num_threads())
 
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(counted, Threads(3, 0)).result() == 3
